@@ -1,0 +1,225 @@
+"""The operator's process: kopf's watches, the workers, leadership, probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import kopf
+from aiohttp import web
+from kubernetes.aio.leaderelection import electionconfig, leaderelection
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from prometheus_client import exposition
+
+from tidegate.adapters.api import Api, ApiError, connected
+from tidegate.adapters.telemetry import Metrics
+from tidegate.adapters.watch import Watch
+from tidegate.api import API_VERSION
+from tidegate.runtime.queue import Key, KeyQueue
+from tidegate.runtime.reconcile import Reconciler
+from tidegate.runtime.write import Conflict
+
+log = logging.getLogger(__name__)
+
+WORKERS = 8
+RESYNC = 600.0
+"""Seconds between passes over everything, whatever the watches tell."""
+STUCK = 300.0
+"""Seconds after which a key that nobody takes up means that the process is stuck."""
+LEASE = "tidegate-operator"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run."""
+
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to look after; all of them if empty."""
+    port: int = 8080
+    """Port of /healthz, /readyz and /metrics."""
+    elect: bool = True
+    """Whether to act only while holding the lease."""
+    lease_namespace: str = "tidegate-system"
+    kubeconfig: str | None = None
+
+
+class LeadershipLost(Exception):
+    """Another replica may be acting now; this process must not."""
+
+
+async def run(options: Options, stop: asyncio.Event) -> None:
+    """Runs the operator until `stop` is set, or until something that cannot be mended here ends it."""
+    async with connected(options.kubeconfig) as api:
+        queue = KeyQueue()
+        watch, metrics = Watch(api, queue), Metrics(queue)
+        health = Health(watch, queue)
+        reconciler = Reconciler(watch, api, metrics, _now, queue)
+        registry = kopf.OperatorRegistry()
+        watch.register(registry)
+        kopf_stop = asyncio.Event()
+
+        async def act() -> None:
+            metrics.leader.set(1)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(WORKERS):
+                    group.create_task(reconciler.work())
+                group.create_task(_resync(api, watch, queue, health, options.namespaces))
+
+        async with _serving(options.port, health, metrics):
+            tasks = {
+                asyncio.create_task(_kopf(registry, options, kopf_stop), name="watches"),
+                asyncio.create_task(_lead(api, options, act) if options.elect else act(), name="workers"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            }
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # whatever ended the process is its error
+                    if task.get_name() != "stop":
+                        raise RuntimeError(f"the {task.get_name()} ended by themselves")
+            finally:
+                kopf_stop.set()
+                for task in tasks:
+                    if task.get_name() != "watches":
+                        task.cancel()
+                await asyncio.wait(tasks, timeout=10)
+
+
+def _now() -> datetime:
+    """The time, whole seconds: finer ones do not survive a status."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio.Event) -> None:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # Tidegate writes its own Events, on transitions only
+    settings.watching.server_timeout = 300  # a watch that has gone silent is made anew
+    settings.watching.inactivity_timeout = 330
+    settings.watching.connect_timeout = 10
+    await kopf.operator(
+        registry=registry,
+        settings=settings,
+        standalone=True,
+        clusterwide=not options.namespaces,
+        namespaces=options.namespaces,
+        stop_flag=stop,
+    )
+
+
+async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Acts while this replica holds the lease, and gives it back on the way out so that the next need not wait."""
+    identity = f"{socket.gethostname()}-{os.getpid()}"
+    lock = LeaseLock(LEASE, options.lease_namespace, identity, api.raw)
+    leading = asyncio.Event()
+
+    async def started() -> None:
+        leading.set()
+
+    async def stopped() -> None:
+        """Nothing: the election's end is what ends the process."""
+
+    timing = {"lease_duration": 15, "renew_deadline": 10, "retry_period": 2}
+    election = leaderelection.LeaderElection(
+        electionconfig.Config(lock, **timing, onstarted_leading=started, onstopped_leading=stopped)
+    )
+    holding = asyncio.create_task(election.run())
+    waiting = asyncio.create_task(leading.wait())
+    acting: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait({holding, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if leading.is_set():
+            acting = asyncio.create_task(act())
+            await asyncio.wait({holding, acting}, return_when=asyncio.FIRST_COMPLETED)
+            if acting.done():
+                acting.result()
+        holding.result()
+        raise LeadershipLost(f"{identity} lost the lease {options.lease_namespace}/{LEASE}")
+    finally:
+        for task in (acting, waiting, holding):
+            if task is not None:
+                task.cancel()
+        with contextlib.suppress(ApiError, Conflict, OSError):  # the lease runs out by itself otherwise
+            await _release(api, options.lease_namespace, identity)
+
+
+async def _release(api: Api, namespace: str, identity: str) -> None:
+    """Gives the lease back if it is ours: a lease without a holder is free at once."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
+    lease = await api.get(path)
+    if lease is None or lease["spec"].get("holderIdentity") != identity:
+        return
+    free = {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": {"holderIdentity": ""}}
+    await api.call("PATCH", path, body=free, content_type="application/merge-patch+json")
+
+
+async def _resync(api: Api, watch: Watch, queue: KeyQueue, health: Health, namespaces: tuple[str, ...]) -> None:
+    """Passes over everything now and then, and finds out whether the watches still tell of what is there."""
+    while True:
+        listed: set[Key] = set()
+        for path in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
+            found = await api.call("GET", f"/apis/{API_VERSION}{path}/modeldeployments")
+            listed |= {Key(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found["items"]}
+        health.compare(listed)
+        for key in listed:
+            queue.add(key)
+        await asyncio.sleep(RESYNC)
+
+
+class Health:
+    """Whether the process does its work."""
+
+    def __init__(self, watch: Watch, queue: KeyQueue) -> None:
+        self._watch, self._queue = watch, queue
+        self._unseen: set[Key] = set()
+        self._missed: set[Key] = set()
+
+    def compare(self, listed: set[Key]) -> None:
+        """Takes note of what a list shows and the watches do not. Missing twice, a whole resync apart, is a fault."""
+        missing = listed - set(self._watch.keys())
+        self._missed = missing & self._unseen
+        self._unseen = missing
+
+    def fault(self) -> str:
+        """What is wrong; empty if nothing is."""
+        if self._missed:
+            return f"the watches do not tell of {', '.join('/'.join(key) for key in sorted(self._missed)[:5])}"
+        if (lag := self._queue.lag()) > STUCK:
+            return f"a key has been waiting for {lag:.0f} s"
+        return ""
+
+
+@contextlib.asynccontextmanager
+async def _serving(port: int, health: Health, metrics: Metrics) -> AsyncIterator[None]:
+    """Answers /healthz, /readyz and /metrics meanwhile."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        fault = health.fault()
+        return web.Response(text=fault or "ok", status=503 if fault else 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def show(_: web.Request) -> web.Response:
+        body = exposition.generate_latest(metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", show)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, None, port).start()
+    except OSError as error:
+        raise ApiError(
+            0, f"port {port} is not free for probes and metrics: {error}. Give another with --port"
+        ) from error
+    try:
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,83 @@
+"""What the operator tells about itself, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from tidegate.core.decide import Decision
+from tidegate.core.observed import Observed
+from tidegate.runtime.queue import Key, KeyQueue
+
+
+class Metrics:
+    """Metrics of the operator, in a registry of their own. All names begin with `tidegate_`."""
+
+    def __init__(self, queue: KeyQueue) -> None:
+        self.registry = CollectorRegistry()
+        self._passes = Counter(
+            "tidegate_reconcile", "Passes over a ModelDeployment, by result.", ["result"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "tidegate_reconcile_duration_seconds",
+            "Time that a pass took.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self._writes = Counter(
+            "tidegate_writes", "Calls that changed something in the cluster.", registry=self.registry
+        )
+        Gauge("tidegate_queue_length", "Keys that are due for a pass.", registry=self.registry).set_function(
+            lambda: len(queue)
+        )
+        Gauge(
+            "tidegate_queue_lag_seconds", "How long the longest waiting key has been due.", registry=self.registry
+        ).set_function(queue.lag)
+        self.leader = Gauge("tidegate_leader", "1 while this replica is the one that acts.", registry=self.registry)
+        self._conditions = Gauge(
+            "tidegate_modeldeployment_condition",
+            "Conditions of each ModelDeployment: 1 True, 0 False, -1 Unknown.",
+            ["namespace", "modeldeployment", "condition"],
+            registry=self.registry,
+        )
+        self._weights = Gauge(
+            "tidegate_version_weight_percent",
+            "Percent of requests that the Route sends to each version. The label revision joins with the gateway's.",
+            ["namespace", "modeldeployment", "version", "role", "revision"],
+            registry=self.registry,
+        )
+        self._shown: dict[Key, tuple[set[tuple[str, ...]], set[tuple[str, ...]]]] = {}
+
+    def passed(self, key: Key, observed: Observed, decision: Decision, seconds: float, writes: int) -> None:
+        """A pass went well."""
+        self._passes.labels("ok").inc()
+        self._seconds.observe(seconds)
+        self._writes.inc(writes)
+        truth = {"True": 1, "False": 0, "Unknown": -1}
+        conditions: dict[tuple[str, ...], int] = {(*key, c.type): truth[c.status] for c in decision.status.conditions}
+        weights: dict[tuple[str, ...], int] = {
+            (*key, v.id, v.role, v.revision or ""): v.weight for v in decision.status.versions
+        }
+        self._drop(key, set(conditions), set(weights))
+        for labels, value in conditions.items():
+            self._conditions.labels(*labels).set(value)
+        for labels, weight in weights.items():
+            self._weights.labels(*labels).set(weight)
+
+    def failed(self, key: Key, error: Exception) -> None:
+        """A pass failed and is tried again."""
+        self._passes.labels("error").inc()
+
+    def gone(self, key: Key) -> None:
+        """The ModelDeployment is gone, and its series with it."""
+        self._passes.labels("gone").inc()
+        self._drop(key, set(), set())
+        self._shown.pop(key, None)
+
+    def _drop(self, key: Key, conditions: set[tuple[str, ...]], weights: set[tuple[str, ...]]) -> None:
+        """Removes the series of what is no longer there: a stale one would go on telling the past."""
+        shown_conditions, shown_weights = self._shown.get(key, (set(), set()))
+        for labels in shown_conditions - conditions:
+            self._conditions.remove(*labels)
+        for labels in shown_weights - weights:
+            self._weights.remove(*labels)
+        self._shown[key] = (conditions, weights)

@@ -1,0 +1,259 @@
+"""The ModelDeployment: one model, served under one name and URL, whatever version it is at."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tidegate.api.base import Duration, Type, rules
+from tidegate.api.conditions import Condition
+from tidegate.api.template import TEMPLATE_RULES, Template
+
+REQUEST_ANNOTATION = "tidegate.dev/request"
+"""Annotation that asks for one action: `<verb> [<version>] [#<anything>]`; see docs/concepts.md."""
+
+
+class Scaling(Type):
+    """How many replicas a version with traffic has. A version without traffic has none."""
+
+    min: Annotated[
+        int,
+        Field(description="Replicas kept while the version has traffic to expect. 0 scales to zero.", ge=0, le=1000),
+    ] = 0
+    max: Annotated[int, Field(description="Replicas at most.", ge=1, le=1000)] = 5
+    metric: Annotated[
+        Literal["concurrency", "rps"],
+        Field(description="What is measured: requests in flight, or requests per second, for each replica."),
+    ] = "concurrency"
+    target: Annotated[
+        int,
+        Field(
+            description="Value of the metric that one replica should carry. Knative adds replicas at 70% of it.",
+            ge=1,
+            le=1000000,
+        ),
+    ] = 10
+    window: Annotated[Duration, Field(description="Time over which the metric is averaged, 6s to 1h.")] = "60s"
+    idle: Annotated[
+        Duration, Field(description="How long the last replica is kept once there is no more traffic, 0s to 1h.")
+    ] = "30s"
+    initial: Annotated[
+        int,
+        Field(description="Replicas that a version must have ready before it gets its first traffic.", ge=1, le=1000),
+    ] = 1
+
+    model_config = {
+        "json_schema_extra": rules(
+            ("self.min <= self.max", "scaling.min must not be above scaling.max"),
+            ("self.initial <= self.max", "scaling.initial must not be above scaling.max"),
+            (
+                "duration(self.window) >= duration('6s') && duration(self.window) <= duration('1h')",
+                "scaling.window: 6s to 1h",
+            ),
+            ("duration(self.idle) <= duration('1h')", "scaling.idle: 0s to 1h"),
+        )
+    }
+
+
+class Pause(Type):
+    """A wait in a rollout: for a time, or, without one, for approval."""
+
+    for_: Annotated[
+        Duration | None, Field(alias="for", description="How long. Without it, until `tidegate promote` approves.")
+    ] = None
+
+
+class Step(Type):
+    """One step of a rollout: a weight, and what to wait for once it is in force."""
+
+    weight: Annotated[
+        int | None, Field(description="Percent of requests for the candidate. Without it, as before.", ge=0, le=100)
+    ] = None
+    pause: Annotated[Pause | None, Field(description="Wait after the weight is in force. Without it, go on.")] = None
+
+
+class RolloutSpec(Type):
+    """How traffic moves from the stable version to a new one."""
+
+    strategy: Annotated[
+        Literal["Progressive", "BlueGreen", "Immediate"],
+        Field(
+            description="Progressive: in steps of weight. BlueGreen: all at once, when the new version has as many "
+            "replicas as the stable one, which stays warm for a time. Immediate: all at once, as soon as it is ready."
+        ),
+    ] = "Progressive"
+    steps: Annotated[
+        list[Step],
+        Field(
+            description="Steps of the rollout. By default, Progressive goes 10, 25, 50 percent, a minute each; "
+            "BlueGreen moves everything and keeps the old version warm for 5 minutes.",
+            max_length=32,
+        ),
+    ] = []
+    paused: Annotated[
+        bool, Field(description="Hold the rollout where it is. Rolling back a failing candidate goes on.")
+    ] = False
+    keep_versions: Annotated[
+        int, Field(description="Earlier stable versions kept at zero replicas, for an undo.", ge=0, le=20)
+    ] = 3
+
+    model_config = {
+        "json_schema_extra": rules(
+            (
+                "!has(self.steps) || self.steps.filter(step, has(step.weight)).map(step, step.weight).isSorted()",
+                "the weights of rollout.steps must not fall",
+            ),
+            (
+                "self.strategy != 'Immediate' || !has(self.steps) || size(self.steps) == 0",
+                "strategy Immediate has no steps",
+            ),
+            (
+                "self.strategy != 'BlueGreen' || !has(self.steps) || "
+                "self.steps.all(step, !has(step.weight) || step.weight == 0 || step.weight == 100)",
+                "the weights of strategy BlueGreen are 0 and 100",
+            ),
+        )
+    }
+
+
+class ModelDeploymentSpec(Template):
+    """What should be served, and how it gets there."""
+
+    visibility: Annotated[
+        Literal["Public", "ClusterLocal"],
+        Field(description="Public: through the gateway. ClusterLocal: inside the cluster only."),
+    ] = "Public"
+    scaling: Annotated[
+        Scaling, Field(description="Replicas of a version with traffic. A change makes no new version.")
+    ] = Scaling()
+    rollout: Annotated[RolloutSpec, Field(description="How traffic moves to a new version.")] = RolloutSpec()
+
+    model_config = {"json_schema_extra": rules(*TEMPLATE_RULES)}
+
+    @property
+    def template(self) -> Template:
+        """The part of the spec that makes a version."""
+        return Template.model_validate({name: getattr(self, name) for name in Template.model_fields})
+
+
+class VersionStatus(Type):
+    """One version that is being kept: with traffic, on its way to it, or for an undo."""
+
+    id: Annotated[str, Field(description="The version's name as a slug, and eight digits of its hash.")]
+    name: Annotated[str, Field(description="Your name for it: model.version.")]
+    role: Annotated[Literal["Stable", "Candidate", "Kept"], Field(description="What it is here for.")]
+    weight: Annotated[int, Field(description="Percent of requests that the Route sends to it now.")] = 0
+    revision: Annotated[str | None, Field(description="The Knative Revision it is pinned to.")] = None
+    url: Annotated[str | None, Field(description="URL that reaches this version alone.")] = None
+
+
+class RolloutStatus(Type):
+    """A rollout on its way. All that it needs to go on after a restart."""
+
+    candidate: Annotated[str, Field(description="Version that the traffic moves to.")]
+    stable: Annotated[str, Field(description="Version that the traffic moves from.")]
+    step: Annotated[int, Field(description="Step it is at, from 1; 0 while the candidate warms up.")] = 0
+    weight: Annotated[int, Field(description="Percent of requests that the candidate should have now.")] = 0
+    since: Annotated[
+        datetime | None, Field(description="When the weight of this step was seen in force at the gateway.")
+    ] = None
+    stable_replicas: Annotated[
+        int, Field(description="Replicas of the stable version when the rollout began; kept until it is promoted.")
+    ] = 0
+    approved: Annotated[int, Field(description="Pauses up to this step are approved.")] = 0
+    promote: Annotated[bool, Field(description="Someone asked to skip the remaining steps.")] = False
+
+
+class Rejected(Type):
+    """The version of the spec that is not tried again, and why."""
+
+    id: Annotated[str, Field(description="The version.")]
+    reason: Annotated[str, Field(description="Why, in one CamelCase word.")]
+    message: Annotated[str, Field(description="Why, and what to do about it.", max_length=4096)]
+    at: Annotated[datetime, Field(description="When.")]
+
+
+class Pinned(Type):
+    """An undo in force: traffic goes to another version than the spec asks for."""
+
+    to: Annotated[str, Field(description="Version that has, or is to get, the traffic.")]
+    over: Annotated[str, Field(description="Version of the spec that it stands in for.")]
+
+
+class RequestStatus(Type):
+    """What became of the last request made through the annotation tidegate.dev/request."""
+
+    value: Annotated[str, Field(description="The annotation's value.", max_length=512)]
+    accepted: Annotated[bool, Field(description="Whether it could be done.")]
+    message: Annotated[str, Field(description="What was done, or why not.", max_length=1024)]
+    at: Annotated[datetime, Field(description="When.")]
+
+
+class ModelDeploymentStatus(Type):
+    """What is."""
+
+    observed_generation: Annotated[int, Field(description="The generation of the spec that this speaks of.")] = 0
+    url: Annotated[str | None, Field(description="Where the model answers.")] = None
+    stable: Annotated[str | None, Field(description="Version with the traffic.")] = None
+    candidate: Annotated[str | None, Field(description="Version on its way to the traffic.")] = None
+    weight: Annotated[int | None, Field(description="Percent of requests that the candidate has.")] = None
+    kept: Annotated[
+        list[str],
+        Field(
+            description="Earlier stable versions, the latest first, kept at zero replicas for an undo.", max_length=20
+        ),
+    ] = []
+    versions: Annotated[
+        list[VersionStatus],
+        Field(
+            description="Versions that are being kept.",
+            max_length=32,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+        ),
+    ] = []
+    rollout: Annotated[RolloutStatus | None, Field(description="The rollout on its way.")] = None
+    rejected: Annotated[Rejected | None, Field(description="The version of the spec that was given up.")] = None
+    pinned: Annotated[Pinned | None, Field(description="The undo in force.")] = None
+    request: Annotated[RequestStatus | None, Field(description="What became of the last request.")] = None
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            description="Ready, Servable, Progressing, VersionsReady.",
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of that type, if it is there."""
+        return next((condition for condition in self.conditions if condition.type == kind), None)
+
+
+class ModelDeployment(Type):
+    """A model served under one name and URL, and the way its traffic moves from version to version."""
+
+    spec: Annotated[ModelDeploymentSpec, Field(description="What should be served, and how it gets there.")]
+    status: Annotated[ModelDeploymentStatus, Field(description="What is.")] = ModelDeploymentStatus()
+
+    model_config = {
+        "json_schema_extra": rules(
+            (
+                "self.metadata.name.size() <= 36 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+                "the name of a ModelDeployment is part of host names: lower-case letters, digits and dashes, "
+                "a letter first, at most 36 characters",
+            )
+        )
+    }
+
+
+PRINTER_COLUMNS: tuple[dict[str, Any], ...] = (
+    {"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].status"},
+    {"name": "Stable", "type": "string", "jsonPath": ".status.stable"},
+    {"name": "Candidate", "type": "string", "jsonPath": ".status.candidate"},
+    {"name": "Weight", "type": "integer", "jsonPath": ".status.weight"},
+    {"name": "URL", "type": "string", "jsonPath": ".status.url"},
+    {"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason", "priority": 1},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+)

@@ -1,0 +1,399 @@
+"""The command line: `tidegate run` is the operator; the other commands look at ModelDeployments and act on them.
+
+Exit codes: 0 done; 1 refused or failed, with the reason; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tidegate import __version__
+from tidegate.api import API_VERSION, crds
+from tidegate.api.modeldeployment import REQUEST_ANNOTATION
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Object = Mapping[str, Any]
+
+
+class Failed(click.ClickException):
+    """The command could not be carried out; exits with 1."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tidegate")
+def main() -> None:
+    """Serverless model inference on Kubernetes."""
+
+
+# --- the operator -----------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option(
+    "--namespace", "namespaces", multiple=True, help="Look after this namespace only; may be repeated. Default: all."
+)
+@click.option("--port", default=8080, show_default=True, help="Port of /healthz, /readyz and /metrics.")
+@click.option(
+    "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Act only while holding the lease."
+)
+@click.option("--lease-namespace", default="tidegate-system", show_default=True, help="Namespace of the lease.")
+@click.option("--kubeconfig", help="Kubeconfig file. Default: the pod's own account, else $KUBECONFIG.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+def run(
+    namespaces: tuple[str, ...],
+    port: int,
+    leader_elect: bool,
+    lease_namespace: str,
+    kubeconfig: str | None,
+    log_level: str,
+) -> None:
+    """Run the operator."""
+    from tidegate.adapters import app  # the operator's imports are heavy, and the other commands do without
+    from tidegate.adapters.api import ApiError
+
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    options = app.Options(namespaces, port, leader_elect, lease_namespace, kubeconfig)
+
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await app.run(options, stop)
+
+    try:
+        asyncio.run(until_told())
+    except (ApiError, app.LeadershipLost) as error:
+        raise Failed(str(error)) from error
+
+
+@main.command(name="crds")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write one file for each CRD into this folder instead of printing them.",
+)
+def write_crds(output: Path | None) -> None:
+    """Print the CustomResourceDefinitions, generated from the types."""
+    for name, text in crds.files().items():
+        if output is None:
+            click.echo(f"---\n{text}", nl=False)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / name).write_text(text, encoding="utf-8")
+            click.echo(f"wrote {output / name}")
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+_cluster_options: Sequence[Callable[[Any], Any]] = (
+    click.option("-n", "--namespace", help="Namespace. Default: that of the kubeconfig's context."),
+    click.option("--kubeconfig", help="Kubeconfig file. Default: $KUBECONFIG, else ~/.kube/config."),
+    click.option("--context", help="Context of the kubeconfig. Default: its current one."),
+)
+
+
+def cluster_options(command: Command) -> Command:
+    """The options that say which cluster and namespace."""
+    for option in reversed(_cluster_options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("-A", "--all-namespaces", is_flag=True, help="Those of every namespace.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("-w", "--watch", is_flag=True, help="Show it again whenever it changes, until Ctrl-C.")
+@cluster_options
+def get(
+    name: str | None,
+    all_namespaces: bool,
+    output: str,
+    watch: bool,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    """Show one ModelDeployment with its versions, or list them."""
+
+    async def show(api: Any) -> None:
+        where = "" if all_namespaces else f"/namespaces/{namespace or _default_namespace(kubeconfig, context)}"
+        shown = None
+        while True:
+            found = await _fetch(api, where, name)
+            text = json.dumps(found, indent=2) if output == "json" else "\n".join(_table(found))
+            if text != shown:
+                if watch and output == "table" and sys.stdout.isatty():
+                    click.clear()
+                click.echo(text)
+                shown = text
+            if not watch:
+                return
+            await asyncio.sleep(1)
+
+    if name and all_namespaces:
+        raise click.UsageError("give a name or --all-namespaces, not both")
+    try:
+        _with_cluster(kubeconfig, context, show)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+async def _fetch(api: Any, where: str, name: str | None) -> Any:
+    base = f"/apis/{API_VERSION}{where}/modeldeployments"
+    return await _one(api, f"{base}/{name}") if name else (await api.call("GET", base))["items"]
+
+
+async def _one(api: Any, path: str) -> Any:
+    found = await api.get(path)
+    if found is None:
+        *_, namespace, _, name = path.split("/")
+        raise Failed(f"no ModelDeployment {name} in namespace {namespace}; `tidegate get -A` lists all")
+    return found
+
+
+def _table(found: Any) -> Iterator[str]:
+    if isinstance(found, list):
+        rows = [("NAMESPACE", "NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "URL")]
+        for item in found:
+            status = item.get("status", {})
+            rows.append(
+                (
+                    item["metadata"]["namespace"],
+                    item["metadata"]["name"],
+                    _conditions(item).get("Ready", {}).get("status", "Unknown"),
+                    status.get("stable", "-"),
+                    status.get("candidate", "-"),
+                    f"{status['weight']}%" if "weight" in status else "-",
+                    status.get("url", "-"),
+                )
+            )
+        yield from _aligned(rows) if found else ["no ModelDeployments"]
+        return
+    status = found.get("status", {})
+    yield f"{found['metadata']['namespace']}/{found['metadata']['name']}  {status.get('url', '(no URL yet)')}"
+    if found["metadata"].get("generation") != status.get("observedGeneration"):
+        yield "the operator has not yet looked at the newest spec; what follows is about an earlier one"
+    yield ""
+    versions = [("VERSION", "ID", "ROLE", "WEIGHT", "REVISION")]
+    versions += [
+        (v["name"], v["id"], v["role"], f"{v.get('weight', 0)}%", v.get("revision", "-"))
+        for v in status.get("versions", [])
+    ]
+    yield from _aligned(versions)
+    yield ""
+    for kind, condition in _conditions(found).items():
+        yield f"{kind + ':':<15}{condition['status']:<8}{condition['reason']}"
+        if condition.get("message"):
+            yield f"{'':<15}{condition['message']}"
+
+
+def _conditions(item: Object) -> dict[str, Any]:
+    return {c["type"]: c for c in item.get("status", {}).get("conditions", [])}
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+# --- acting -----------------------------------------------------------------------------------------------------------
+
+
+def action(command: Command) -> Command:
+    """The arguments of a command that asks for an action."""
+    return click.argument("name")(
+        click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)(
+            click.option(
+                "--timeout", default=30.0, show_default=True, help="Seconds to wait for the operator's answer."
+            )(cluster_options(command))
+        )
+    )
+
+
+@main.command()
+@click.option("--full", is_flag=True, help="Skip the remaining steps and pauses.")
+@action
+def promote(name: str, full: bool, **where: Any) -> None:
+    """Approve the pause that a rollout waits at, or, with --full, give the candidate everything."""
+
+    def ask(found: Object) -> str:
+        rollout = found.get("status", {}).get("rollout")
+        if not rollout:
+            raise Failed(f"no rollout of {name} is on")
+        return f"promote {rollout['candidate']}" if full else f"approve {rollout['candidate']}/{rollout.get('step', 0)}"
+
+    _ask(name, ask, **where)
+
+
+@main.command()
+@action
+def abort(name: str, **where: Any) -> None:
+    """Give the candidate up: all requests go to the stable version."""
+
+    def ask(found: Object) -> str:
+        candidate = found.get("status", {}).get("candidate")
+        if not candidate:
+            raise Failed(f"no rollout of {name} is on; `tidegate undo {name}` goes back to an earlier version")
+        return f"abort {candidate}"
+
+    _ask(name, ask, **where)
+
+
+@main.command()
+@click.option("--to", help="Version to go back to, by its name or id. Default: the latest one that was stable.")
+@action
+def undo(name: str, to: str | None, **where: Any) -> None:
+    """Go back to an earlier version that is kept, whatever the spec asks for."""
+    _ask(name, lambda _: f"undo {to}" if to else "undo", **where)
+
+
+@main.command()
+@action
+def retry(name: str, **where: Any) -> None:
+    """Try the version of the spec again after it was given up or undone."""
+    _ask(name, lambda _: "retry", **where)
+
+
+@main.command()
+@action
+def pause(name: str, **where: Any) -> None:
+    """Hold the rollout where it is (sets spec.rollout.paused)."""
+    _set_paused(name, True, **where)
+
+
+@main.command()
+@action
+def resume(name: str, **where: Any) -> None:
+    """Let a paused rollout go on (clears spec.rollout.paused)."""
+    _set_paused(name, False, **where)
+
+
+def _set_paused(
+    name: str,
+    paused: bool,
+    *,
+    output: str,
+    timeout: float,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    async def patch(api: Any) -> None:
+        path = f"{_folder(namespace, kubeconfig, context)}/{name}"
+        await _one(api, path)
+        changed = await _patch(api, path, {"spec": {"rollout": {"paused": paused}}})
+        found = await _until(api, path, timeout, lambda o: _observed(o, changed["metadata"]["generation"]))
+        progress = _conditions(found).get("Progressing", {})
+        message = f"{'paused' if paused else 'resumed'}: {progress.get('message', '')}"
+        click.echo(json.dumps({"accepted": True, "message": message}) if output == "json" else message)
+
+    _with_cluster(kubeconfig, context, patch)
+
+
+def _observed(found: Object, generation: int) -> bool:
+    return bool(found.get("status", {}).get("observedGeneration", 0) >= generation)
+
+
+def _ask(
+    name: str,
+    compose: Callable[[Object], str],
+    *,
+    output: str,
+    timeout: float,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    """Writes the request into the annotation and waits for what the operator makes of it."""
+
+    async def ask(api: Any) -> None:
+        path = f"{_folder(namespace, kubeconfig, context)}/{name}"
+        found = await _one(api, path)
+        value = f"{compose(found)} #{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}-{secrets.token_hex(3)}"
+        await _patch(api, path, {"metadata": {"annotations": {REQUEST_ANNOTATION: value}}})
+
+        def answered(current: Object) -> bool:
+            return bool(current.get("status", {}).get("request", {}).get("value") == value)
+
+        answer = (await _until(api, path, timeout, answered))["status"]["request"]
+        if output == "json":
+            click.echo(json.dumps(answer))
+        else:
+            click.echo(answer["message"], err=not answer["accepted"])
+        if not answer["accepted"]:
+            raise SystemExit(1)
+
+    _with_cluster(kubeconfig, context, ask)
+
+
+async def _patch(api: Any, path: str, body: Any) -> Any:
+    query = {"fieldManager": "tidegate-cli"}
+    return await api.call("PATCH", path, query, body, "application/merge-patch+json")
+
+
+async def _until(api: Any, path: str, patience: float, done: Callable[[Object], bool]) -> Any:
+    end = time.monotonic() + patience
+    while True:
+        found = await api.get(path)
+        if found is not None and done(found):
+            return found
+        if time.monotonic() > end:
+            raise Failed(
+                f"the operator has not answered within {patience:.0f} s; the request stands, and is carried out once "
+                "it runs. See: kubectl -n tidegate-system get pods"
+            )
+        await asyncio.sleep(0.2)
+
+
+def _folder(namespace: str | None, kubeconfig: str | None, context: str | None) -> str:
+    where = namespace or _default_namespace(kubeconfig, context)
+    return f"/apis/{API_VERSION}/namespaces/{where}/modeldeployments"
+
+
+def _default_namespace(kubeconfig: str | None, context: str | None) -> str:
+    """The namespace of the kubeconfig's context, `default` if it names none."""
+    from kubernetes.aio import config
+
+    try:
+        contexts, active = config.list_kube_config_contexts(kubeconfig)
+    except config.ConfigException:
+        return "default"
+    chosen = next((c for c in contexts if c["name"] == context), None) if context else active
+    return str(((chosen or {}).get("context") or {}).get("namespace") or "default")
+
+
+def _with_cluster(kubeconfig: str | None, context: str | None, act: Callable[[Any], Awaitable[None]]) -> None:
+    """Runs `act` with the cluster's API; what goes wrong there is told in one line."""
+    import aiohttp
+
+    from tidegate.adapters.api import ApiError, connected
+    from tidegate.runtime.write import Conflict
+
+    async def go() -> None:
+        async with connected(kubeconfig, context) as api:
+            await act(api)
+
+    try:
+        asyncio.run(go())
+    except (ApiError, Conflict) as error:
+        raise Failed(str(error)) from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Failed(f"the cluster cannot be reached: {error}. Is KUBECONFIG right?") from error

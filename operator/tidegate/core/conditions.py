@@ -1,0 +1,163 @@
+"""What the status says: Ready, Servable, Progressing, VersionsReady, each with a reason and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tidegate.api.conditions import Condition, Truth
+from tidegate.core import route
+from tidegate.core.lifecycle import Turn
+from tidegate.core.observed import Object, condition, up_to_date
+from tidegate.core.views import View
+
+_WAITING = frozenset({"Paused", "AwaitingApproval"})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that only a person can mend."""
+
+    reason: str
+    message: str
+
+
+Said = tuple[Truth, str, str]
+"""Status, reason and message of a condition."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that the conditions speak of."""
+
+    desired: str
+    """Version that the spec asks for."""
+    turn: Turn
+    views: Mapping[str, View]
+    route: Object | None
+    problem: Problem | None = None
+    note: str = ""
+    """A remark about the versions, such as a name that was used before."""
+
+
+def conditions(scene: Scene, generation: int, now: datetime) -> list[Condition]:
+    """The conditions of a ModelDeployment, as of now."""
+    said = {
+        "Ready": _ready(scene),
+        "Servable": _servable(scene),
+        "Progressing": _progressing(scene),
+        "VersionsReady": _versions_ready(scene),
+    }
+    return [
+        Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=message[:4096],
+            observed_generation=generation,
+            last_transition_time=now,
+        )
+        for kind, (status, reason, message) in said.items()
+    ]
+
+
+def _shown(scene: Scene, identity: str) -> str:
+    view = scene.views.get(identity)
+    return f"{view.spec.template.model.version} ({identity})" if view else identity
+
+
+def _ready(scene: Scene) -> Said:
+    status = scene.turn.status
+    if scene.problem:
+        return "False", scene.problem.reason, scene.problem.message
+    if status.stable is None:
+        return _versions_ready(scene)
+    if apart := _apart(scene):
+        return apart
+    if status.rollout:
+        return (
+            "Unknown",
+            "RollingOut",
+            f"{_shown(scene, status.rollout.candidate)} is being rolled out; see Progressing",
+        )
+    if scene.views[status.stable].ready == "False":
+        return _versions_ready(scene)
+    servable = _servable(scene)
+    if servable[0] != "True" or not route.settled(scene.route, route.asked(scene.route)):
+        return "Unknown", "RouteNotReady", servable[2]
+    return "True", "Serving", f"{_shown(scene, status.stable)} serves all requests"
+
+
+def _apart(scene: Scene) -> Said | None:
+    """What to say where spec and traffic differ on purpose."""
+    status = scene.turn.status
+    if rejected := status.rejected:
+        return "False", rejected.reason, f"{_shown(scene, rejected.id)} is not tried again: {rejected.message}"
+    if pinned := status.pinned:
+        ways = "change the spec, or `tidegate retry` for what it asks"
+        return (
+            "False",
+            "Undone",
+            f"the spec asks for {_shown(scene, pinned.over)}, traffic goes to {_shown(scene, pinned.to)}: {ways}",
+        )
+    return None
+
+
+def _servable(scene: Scene) -> Said:
+    if scene.turn.status.stable is None:
+        return "False", "NoVersion", "no version has been ready yet"
+    if scene.route is None:
+        return "Unknown", "RouteNotReady", "the Route is being made"
+    ready = condition(scene.route)
+    if up_to_date(scene.route) and ready["status"] == "True":
+        return "True", "RouteReady", "the gateway sends requests to a version that is ready"
+    carrying = {t.revision for t in route.in_force(scene.route) if t.percent}
+    if any(part.name in carrying and part.ready == "True" for view in scene.views.values() for part in view.revisions):
+        return (
+            "True",
+            "RouteChanging",
+            "the gateway sends requests to a version that is ready, and is taking a change on",
+        )
+    why = ": ".join(str(part) for part in (ready.get("reason"), ready.get("message")) if part)
+    return (
+        "False" if ready["status"] == "False" else "Unknown",
+        "RouteNotReady",
+        f"the Route is not ready: {why or 'no news of it yet'}",
+    )
+
+
+def _progressing(scene: Scene) -> Said:
+    status, coming = scene.turn.status, scene.turn.next
+    if scene.problem:
+        return "False", scene.problem.reason, scene.problem.message
+    if status.stable is None:
+        return "True", "Starting", f"{_shown(scene, scene.desired)} is starting"
+    if status.rollout and coming:
+        stuck = coming.reason in _WAITING or (
+            coming.reason == "CandidateNotReady" and scene.views[status.rollout.candidate].ready == "False"
+        )
+        return (
+            "False" if stuck else "True",
+            coming.reason,
+            f"{_shown(scene, status.rollout.candidate)}: {coming.message}",
+        )
+    if apart := _apart(scene):
+        return "False", apart[1], apart[2]
+    return "False", "AtRest", f"{_shown(scene, status.stable)} is the version of the spec and has all requests"
+
+
+def _versions_ready(scene: Scene) -> Said:
+    if scene.problem:
+        return "False", scene.problem.reason, scene.problem.message
+    status = scene.turn.status
+    wanted = dict.fromkeys(identity for identity in (status.stable, scene.turn.goal) if identity in scene.views)
+    states = {identity: scene.views[identity].ready for identity in wanted if identity is not None}
+    note = f"; {scene.note}" if scene.note else ""
+    failures: tuple[tuple[Truth, str], ...] = (("False", "VersionFailed"), ("Unknown", "VersionStarting"))
+    for truth, reason in failures:
+        found = [identity for identity, ready in states.items() if ready == truth]
+        if found:
+            told = "; ".join(f"{_shown(scene, identity)}: {scene.views[identity].trouble}" for identity in found)
+            return truth, reason, told + note
+    return "True", "VersionsReady", "every version that has traffic or is to get it is ready" + note

@@ -1,0 +1,311 @@
+"""The decision about one ModelDeployment: from what is, to what should be written. Pure; the heart of Tidegate.
+
+spec ── hash ──► version ──► record (ModelVersion) and workload (InferenceService | Configuration)
+status + request + Revisions ── lifecycle ──► stable, candidate, weight ──► Route, replicas, conditions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from tidegate.api.conditions import Condition, Truth, carry_times
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, VersionStatus
+from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
+from tidegate.core import lifecycle, names, requests, route, scaling, versions, workloads
+from tidegate.core.conditions import Problem, Scene, conditions
+from tidegate.core.events import Event, between
+from tidegate.core.lifecycle import Turn
+from tidegate.core.observed import Object, Observed, Target, name, owned
+from tidegate.core.placement import forbidden, place
+from tidegate.core.rollout.plan import plan
+from tidegate.core.views import View, look
+
+FLAGS_HELP = "kubectl -n knative-serving patch configmap config-features --type merge -p"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to write, in this order: status first, so that what was decided is on record before it is acted upon."""
+
+    status: ModelDeploymentStatus
+    apply: tuple[dict[str, Any], ...] = ()
+    """Objects as they should be, for server-side apply."""
+    delete: tuple[Object, ...] = ()
+    """Objects that are ours and should go."""
+    version_status: Mapping[str, ModelVersionStatus] = field(default_factory=dict)
+    """Statuses of records that changed, by the record's name."""
+    events: tuple[Event, ...] = ()
+    wake_at: datetime | None = None
+    """When to look again, if nothing happens before."""
+    blocked: bool = False
+    """Only a person can mend what keeps the spec from being served, and no event may tell that it was mended."""
+
+
+def decide(observed: Observed, now: datetime) -> Decision:
+    """Decides about a ModelDeployment. The same input gives the same decision; a settled one writes nothing new."""
+    raw = observed.deployment
+    old = ModelDeploymentStatus.model_validate(raw.get("status") or {})
+    generation = int(raw["metadata"].get("generation", 0))
+    try:
+        spec = ModelDeploymentSpec.model_validate(raw["spec"])
+    except ValidationError as error:
+        return _invalid(old, error, generation, now)
+
+    # the versions: what the spec asks for, and what there has been
+    specs = {s.id: s for record in observed.records if owned(record, raw) and (s := _read(record))}
+    desired = names.version_id(spec.model.version, versions.digest(spec.template))
+    problem = None
+    made = desired not in specs
+    if made:
+        try:
+            specs[desired] = versions.record(raw, spec.template, observed.runtimes, specs.values())
+        except versions.NoRuntime as missing:
+            problem = Problem("NoRuntime", f"{missing.message}. Install one, or name it in model.runtime")
+    views = look(observed, old, specs)
+
+    # the lifecycle: which of them has the traffic, and which is to get it
+    status = lifecycle.forget(old, desired, specs)
+    kept = status.kept[: spec.rollout.keep_versions]
+    status = status.model_copy(update={"kept": kept, "observed_generation": generation})
+    steps = plan(spec.rollout, spec.scaling.window, known=lifecycle.goal(status, desired) in kept)
+    status = requests.take(raw, status, desired, steps, specs.values(), now)
+    goal = lifecycle.goal(status, desired)
+    problem = problem if goal == desired else None
+    if goal is not None and goal in views and goal != status.stable:
+        problem = _problem(observed, views[goal])
+    foreign_route = observed.route is not None and not owned(observed.route, raw)
+    the_route = None if foreign_route else observed.route
+    if problem:
+        turn = Turn(status.model_copy(update={"rollout": None}), goal=status.stable)
+    else:
+        steps = plan(spec.rollout, spec.scaling.window, known=goal in status.kept)
+        turn = lifecycle.turn(status, spec, desired, steps, views, the_route, now)
+    if foreign_route:
+        problem = Problem(
+            "NameTaken", f"a Route called {name(raw)} is there and is not ours; delete it, or rename this"
+        )
+
+    # what should be there, and what should not
+    active = {identity for identity in (turn.status.stable, turn.goal, *turn.status.kept) if identity in views}
+    apply: list[dict[str, Any]] = []
+    if made and problem is None:
+        apply.append(versions.manifest(raw, specs[desired]))
+    apply += [workloads.manifest(raw, views[i].spec) for i in sorted(active) if not views[i].foreign]
+    apply += _replicas(turn, spec, views, the_route, observed.revisions)
+    traffic = _traffic(turn, views)
+    if traffic and not foreign_route:
+        apply.append(route.manifest(raw, spec, traffic))
+
+    note = _reused(spec.model.version, desired, specs.values())
+    scene = Scene(desired, turn, views, the_route, problem, note)
+    status = turn.status.model_copy(
+        update={
+            "url": (the_route or {}).get("status", {}).get("url") if turn.status.stable else None,
+            "candidate": turn.status.rollout.candidate if turn.status.rollout else None,
+            "versions": _version_statuses(turn, views, the_route, active),
+            "conditions": carry_times(conditions(scene, generation, now), old.conditions),
+        }
+    )
+    weights = {version.id: version.weight for version in status.versions}
+    status = status.model_copy(update={"weight": weights.get(status.candidate) if status.candidate else None})
+    return Decision(
+        status=status,
+        apply=tuple(apply),
+        delete=tuple(_leftovers(observed, active, the_route)),
+        version_status=dict(_record_statuses(observed, status, views, generation, now)),
+        events=tuple(between(old, status)),
+        wake_at=turn.next.wake_at if turn.next else None,
+        blocked=problem is not None,
+    )
+
+
+def _read(record: Object) -> ModelVersionSpec | None:
+    """The record's spec; None if it cannot be read (written by a release that knows more)."""
+    try:
+        return ModelVersionSpec.model_validate(record["spec"])
+    except ValidationError:
+        return None
+
+
+def _invalid(old: ModelDeploymentStatus, error: ValidationError, generation: int, now: datetime) -> Decision:
+    """Says what is wrong with the spec, and leaves everything else as it is."""
+    told = "; ".join(
+        f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)
+    )
+
+    def said(kind: str, status: Truth) -> Condition:
+        return Condition(
+            type=kind,
+            status=status,
+            reason="InvalidSpec",
+            message=told[:4096],
+            observed_generation=generation,
+            last_transition_time=now,
+        )
+
+    changed = {"Ready": said("Ready", "False"), "Progressing": said("Progressing", "False")}
+    rest = [condition for condition in old.conditions if condition.type not in changed]
+    new = carry_times([*changed.values(), *rest], old.conditions)
+    status = old.model_copy(update={"observed_generation": generation, "conditions": new})
+    return Decision(status, events=tuple(between(old, status)))
+
+
+def _problem(observed: Observed, view: View) -> Problem | None:
+    """What keeps a version from being started, that only a person can mend."""
+    platform, template = observed.platform, view.spec.template
+    if not platform.knative:
+        return Problem("KnativeMissing", "Knative Serving is not installed in this cluster; install it first")
+    if template.backed_by == "KServe" and not platform.kserve:
+        return Problem(
+            "KServeMissing",
+            "KServe is not installed in this cluster; install it, or serve an image with model.container",
+        )
+    if flags := forbidden(place(template.accelerator), platform.features):
+        patch = ", ".join(f'"{flag}": "enabled"' for flag in flags)
+        return Problem(
+            "KnativeFeatureDisabled",
+            f"Knative forbids what the accelerator needs: {FLAGS_HELP} '{{\"data\": {{{patch}}}}}'",
+        )
+    if view.foreign:
+        return Problem("NameTaken", view.trouble)
+    taken = [r for r in observed.records if name(r) == view.child and not owned(r, observed.deployment)]
+    return Problem("NameTaken", f"another ModelVersion has the name {view.child}; delete it") if taken else None
+
+
+def _traffic(turn: Turn, views: Mapping[str, View]) -> tuple[Target, ...]:
+    """What the Route should do; nothing where it should be left as it is."""
+    status = turn.status
+    if status.stable is None:
+        return ()
+    stable, rollout = views[status.stable], status.rollout
+    if rollout is None:
+        return lifecycle.traffic(stable)
+    candidate = views[rollout.candidate]
+    if candidate.ready == "True":
+        return lifecycle.traffic(stable, candidate, rollout.weight)
+    return () if rollout.weight else lifecycle.traffic(stable)
+
+
+def _replicas(
+    turn: Turn,
+    spec: ModelDeploymentSpec,
+    views: Mapping[str, View],
+    the_route: Object | None,
+    revisions: Iterable[Object],
+) -> Iterator[dict[str, Any]]:
+    """Patches that give Revisions their replicas, for those that differ."""
+    status, rollout = turn.status, turn.status.rollout
+    floors: dict[str, int] = {}
+    if status.stable:
+        floors[status.stable] = max(spec.scaling.min, rollout.stable_replicas if rollout else 0)
+    if rollout:
+        floors[rollout.candidate] = turn.next.floor if turn.next else spec.scaling.initial
+    elif status.stable is None and turn.goal:
+        floors[turn.goal] = max(spec.scaling.min, spec.scaling.initial)
+    for identity in status.kept:
+        if identity not in floors and not route.mentions(the_route, [r.name for r in views[identity].revisions]):
+            floors[identity] = 0
+
+    present = {name(obj): obj["metadata"] for obj in revisions}
+    for identity, floor in floors.items():
+        wanted = scaling.autoscaling(spec.scaling, floor)
+        for part in views[identity].revisions:
+            metadata = present[part.name]
+            if wanted.items() <= metadata.get("annotations", {}).items():
+                continue
+            yield {
+                "apiVersion": "serving.knative.dev/v1",
+                "kind": "Revision",
+                # the uid keeps the patch from making a Revision where this one has just gone
+                "metadata": {
+                    "name": part.name,
+                    "namespace": metadata["namespace"],
+                    "uid": part.uid,
+                    "annotations": wanted,
+                },
+            }
+
+
+def _leftovers(observed: Observed, active: set[str], the_route: Object | None) -> Iterator[Object]:
+    """Workloads of versions that are no longer needed and get no more requests, and records beyond the history."""
+    for workload in observed.workloads:
+        identity = workload["metadata"].get("labels", {}).get(names.VERSION_LABEL)
+        if identity in active or not owned(workload, observed.deployment):
+            continue
+        own = [
+            name(r) for r in observed.revisions if r["metadata"].get("labels", {}).get(names.VERSION_LABEL) == identity
+        ]
+        if not route.mentions(the_route, own):
+            yield workload
+    records = [r for r in observed.records if owned(r, observed.deployment)]
+    records.sort(key=lambda r: (r["metadata"].get("creationTimestamp", ""), name(r)), reverse=True)
+    yield from (r for r in records[versions.HISTORY :] if r["spec"].get("id") not in active)
+
+
+def _version_statuses(
+    turn: Turn, views: Mapping[str, View], the_route: Object | None, active: set[str]
+) -> list[VersionStatus]:
+    """The versions that are being kept: stable, then candidate, then those for an undo."""
+    status = turn.status
+    flow = {target.revision: target for target in route.in_force(the_route)}
+    out = []
+    for identity in dict.fromkeys((status.stable, turn.goal, *status.kept)):
+        if identity is None or identity not in active:
+            continue
+        view = views[identity]
+        target = flow.get(view.revision.name) if view.revision else None
+        pinned = view.revision if view.revision and view.ready == "True" else None
+        before = next((v.revision for v in status.versions if v.id == identity), None)
+        role = "Stable" if identity == status.stable else "Candidate" if identity == turn.goal else "Kept"
+        out.append(
+            VersionStatus(
+                id=identity,
+                name=view.spec.template.model.version,
+                role=role,
+                weight=target.percent if target else 0,
+                revision=pinned.name if pinned else before if view.revision and view.revision.name == before else None,
+                url=target.url if target else None,
+            )
+        )
+    return out
+
+
+def _record_statuses(
+    observed: Observed, status: ModelDeploymentStatus, views: Mapping[str, View], generation: int, now: datetime
+) -> Iterator[tuple[str, ModelVersionStatus]]:
+    """Statuses of the records that differ from what they say."""
+    kept = {version.id: version for version in status.versions}
+    for record in observed.records:
+        if not owned(record, observed.deployment) or (spec := _read(record)) is None:
+            continue
+        old = ModelVersionStatus.model_validate(record.get("status") or {})
+        new = ModelVersionStatus(role="Rejected" if status.rejected and status.rejected.id == spec.id else "Retired")
+        if entry := kept.get(spec.id):
+            view = views[spec.id]
+            ready = Condition(
+                type="Ready",
+                status="True" if view.ready == "True" else "False" if view.ready == "False" else "Unknown",
+                reason={"True": "Ready", "False": "Failed"}.get(view.ready, "Starting"),
+                message="" if view.ready == "True" else view.trouble[:4096],
+                observed_generation=int(record["metadata"].get("generation", 0)),
+                last_transition_time=now,
+            )
+            new = ModelVersionStatus(
+                role=entry.role, revision=entry.revision, conditions=carry_times([ready], old.conditions)
+            )
+        if new != old or "status" not in record:
+            yield name(record), new
+
+
+def _reused(version: str, desired: str, specs: Iterable[ModelVersionSpec]) -> str:
+    others = sorted(s.id for s in specs if s.template.model.version == version and s.id != desired)
+    return (
+        f"the version name {version} was used before, for {', '.join(others)}; {desired} is a new version"
+        if others
+        else ""
+    )

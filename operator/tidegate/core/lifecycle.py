@@ -1,0 +1,146 @@
+"""Which version has the traffic, which is on its way to it, which are kept: one transition a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Rejected, RolloutStatus
+from tidegate.core import route
+from tidegate.core.observed import Object, Target
+from tidegate.core.rollout.advance import Facts, Next, advance
+from tidegate.core.rollout.plan import Planned
+from tidegate.core.scaling import replicas_for
+from tidegate.core.views import View
+
+STABLE_DOWN = timedelta(seconds=60)
+"""A stable version that has failed for this long has no traffic left to protect: a ready candidate takes over."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one pass makes of the lifecycle."""
+
+    status: ModelDeploymentStatus
+    """With stable, kept, rollout, rejected and pinned as they are to be from now on."""
+    next: Next | None = None
+    """What the rollout waits for, while one is on."""
+    goal: str | None = None
+    """Version that should have the traffic in the end."""
+
+
+def goal(status: ModelDeploymentStatus, desired: str) -> str | None:
+    """Version that should have the traffic: the spec's, unless it was undone or given up."""
+    if status.pinned and status.pinned.over == desired:
+        return status.pinned.to
+    if status.rejected and status.rejected.id == desired:
+        return status.stable
+    return desired
+
+
+def forget(status: ModelDeploymentStatus, desired: str, known: Mapping[str, object]) -> ModelDeploymentStatus:
+    """Drops what the present spec has made void: an undo or a rejection of another version, lost records."""
+    pinned, rejected = status.pinned, status.rejected
+    return status.model_copy(
+        update={
+            "pinned": pinned if pinned and pinned.over == desired and pinned.to in known else None,
+            "rejected": rejected if rejected and rejected.id == desired else None,
+            "stable": status.stable if status.stable in known else None,
+            "kept": [identity for identity in status.kept if identity in known],
+        }
+    )
+
+
+def turn(
+    status: ModelDeploymentStatus,
+    spec: ModelDeploymentSpec,
+    desired: str,
+    plan: tuple[Planned, ...],
+    views: Mapping[str, View],
+    the_route: Object | None,
+    now: datetime,
+) -> Turn:
+    """Takes the lifecycle one transition further. `status` has been through `forget`; `plan` is the goal's."""
+    aim = goal(status, desired)
+    at_rest = status.model_copy(update={"rollout": None})
+    if aim is None or aim == status.stable:
+        return Turn(at_rest, goal=aim)
+    candidate = views[aim]
+    if status.stable is None:
+        if candidate.ready != "True":
+            return Turn(at_rest, goal=aim)
+        return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), goal=aim)
+
+    stable = views[status.stable]
+    rollout = _begun(status, aim, stable)
+    if candidate.ready == "False" and rollout.step:
+        rejected = Rejected(
+            id=aim,
+            reason="CandidateFailed",
+            message=f"rolled back at weight {rollout.weight}%: {candidate.trouble}"[:4000],
+            at=now,
+        )
+        return Turn(at_rest.model_copy(update={"rejected": rejected}), goal=status.stable)
+
+    coming = _next(rollout, spec, plan, candidate, stable, the_route, now)
+    if coming.promoted:
+        return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), coming, aim)
+    return Turn(status.model_copy(update={"rollout": coming.rollout}), coming, aim)
+
+
+def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStatus:
+    """The rollout to the goal: the one that is on, or a new one, which supersedes another candidate's."""
+    running = status.rollout
+    if running and running.candidate == aim and running.stable == stable.spec.id:
+        return running
+    floor = max(stable.replicas, running.stable_replicas if running else 0)
+    return RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
+
+
+def _next(
+    rollout: RolloutStatus,
+    spec: ModelDeploymentSpec,
+    plan: tuple[Planned, ...],
+    candidate: View,
+    stable: View,
+    the_route: Object | None,
+    now: datetime,
+) -> Next:
+    replicas = max(rollout.stable_replicas, stable.replicas)
+    needed = [replicas_for(step.weight, replicas, spec.scaling) for step in plan]
+    needed.append(replicas_for(100, replicas, spec.scaling))
+    if candidate.ready != "True":
+        return Next(rollout, reason="CandidateNotReady", message=candidate.trouble, floor=needed[0])
+
+    down = stable.revision.changed if stable.ready == "False" and stable.revision else None
+    if down is not None and not spec.rollout.paused:
+        if now >= down + STABLE_DOWN:
+            return Next(rollout, promoted=True, floor=needed[-1])
+        wait = (
+            f"the stable version has failed; {candidate.spec.id} takes over if it stays so for {STABLE_DOWN.seconds} s"
+        )
+        return Next(rollout, reason="StableFailed", message=wait, floor=needed[0], wake_at=down + STABLE_DOWN)
+
+    facts = Facts(
+        in_force=route.settled(the_route, traffic(stable, candidate, rollout.weight)),
+        ready_replicas=candidate.replicas,
+        needed=needed,
+        paused=spec.rollout.paused,
+    )
+    return advance(rollout, plan, facts, now)
+
+
+def traffic(stable: View, candidate: View | None = None, weight: int = 0) -> tuple[Target, ...]:
+    """The Route's entries for a stable version and, perhaps, a candidate."""
+    base = stable.target(100)
+    if base is None:
+        return ()
+    return route.split(base, candidate.target(weight) if candidate else None)
+
+
+def _promoted(status: ModelDeploymentStatus, identity: str, keep: int) -> ModelDeploymentStatus:
+    """The status with another stable version; the one before it is kept for an undo, the oldest beyond `keep` goes."""
+    earlier = [status.stable] if status.stable else []
+    kept = [*earlier, *(k for k in status.kept if k != identity)]
+    return status.model_copy(update={"stable": identity, "kept": kept[:keep]})

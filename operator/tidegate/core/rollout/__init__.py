@@ -1,0 +1,1 @@
+"""How traffic moves from the stable version to a candidate."""

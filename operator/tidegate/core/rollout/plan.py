@@ -1,0 +1,44 @@
+"""From `spec.rollout` to the steps of a rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tidegate.api.base import seconds
+from tidegate.api.modeldeployment import Pause, RolloutSpec, Step
+
+_PROGRESSIVE = [Step(weight=weight, pause=Pause(for_="1m")) for weight in (10, 25, 50)]
+_BLUE_GREEN = [Step(weight=100, pause=Pause(for_="5m"))]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step: a weight, and what ends it once the weight is in force."""
+
+    weight: int
+    wait: timedelta = timedelta(0)
+    """How long it lasts at least."""
+    approval: bool = False
+    """Whether somebody has to approve before it ends."""
+
+
+def plan(rollout: RolloutSpec, window: str, *, known: bool) -> tuple[Planned, ...]:
+    """Steps that a candidate goes through before it is promoted. The last has weight 100.
+
+    `known` is for a version that was stable before (an undo, a revert of the spec): it has been through this and
+    takes over at once. `window` is the autoscaler's: unless the steps say otherwise, the candidate carries all
+    requests for that long while the stable version is still warm, so that going back is instant and the autoscaler
+    has seen the whole load before it alone decides on replicas.
+    """
+    carry = Planned(100, timedelta(seconds=seconds(window)))
+    if known or rollout.strategy == "Immediate":
+        return (carry,)
+    given = rollout.steps or (_BLUE_GREEN if rollout.strategy == "BlueGreen" else _PROGRESSIVE)
+    steps: list[Planned] = []
+    weight = 0
+    for step in given:
+        weight = weight if step.weight is None else step.weight
+        wait = timedelta(seconds=seconds(step.pause.for_)) if step.pause and step.pause.for_ else timedelta(0)
+        steps.append(Planned(weight, wait, approval=step.pause is not None and step.pause.for_ is None))
+    return tuple(steps) if weight == 100 else (*steps, carry)

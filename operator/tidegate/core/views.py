@@ -1,0 +1,104 @@
+"""A version as a pass sees it: its record, its workload, and the Revisions that its requests would go to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidegate.api.modeldeployment import ModelDeploymentStatus
+from tidegate.api.modelversion import ModelVersionSpec
+from tidegate.core import names, workloads
+from tidegate.core.observed import Object, Observed, Revision, Target, name, owned, revision
+
+
+@dataclass(frozen=True)
+class View:
+    """One version, with what there is of it."""
+
+    spec: ModelVersionSpec
+    workload: Object | None = None
+    """Its workload, if it is there and ours."""
+    foreign: bool = False
+    """Whether somebody else's object stands under the workload's name."""
+    revision: Revision | None = None
+    """The Revision that the Route sends requests to."""
+    behind: tuple[Revision, ...] = ()
+    """Revisions that it needs besides: the predictor behind a transformer."""
+
+    @property
+    def revisions(self) -> tuple[Revision, ...]:
+        """All Revisions whose replicas count."""
+        return (*((self.revision,) if self.revision else ()), *self.behind)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part of it has a Revision."""
+        return len(self.revisions) == len(workloads.configurations(self.spec))
+
+    @property
+    def ready(self) -> str:
+        """True if every part of it is, False if one has failed, else Unknown."""
+        states = {part.ready for part in self.revisions}
+        if "False" in states:
+            return "False"
+        return "True" if self.complete and states == {"True"} else "Unknown"
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that are ready in every part of it."""
+        return min((part.replicas for part in self.revisions), default=0) if self.complete else 0
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready."""
+        if self.foreign:
+            return f"another {workloads.kind(self.spec)} has the name {self.child}; delete or rename it"
+        failed = [part.message for part in self.revisions if part.ready == "False" and part.message]
+        told = workloads.trouble(self.workload) if self.workload else ""
+        return "; ".join(failed) or told or "waiting for its pods"
+
+    @property
+    def child(self) -> str:
+        """Name of its workload and record."""
+        return names.child(self.spec.deployment, self.spec.id)
+
+    def target(self, percent: int) -> Target | None:
+        """Its entry in the Route; None while it has no Revision."""
+        return Target(self.revision.name, percent, self.spec.tag) if self.revision else None
+
+
+def look(observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, ModelVersionSpec]) -> dict[str, View]:
+    """Every version that has a record, by id."""
+    pinned = {version.id: version.revision for version in status.versions}
+    by_name = {(obj["kind"], name(obj)): obj for obj in observed.workloads}
+    revisions = [revision(obj) for obj in observed.revisions]
+    views = {}
+    for identity, spec in specs.items():
+        workload = by_name.get((workloads.kind(spec), names.child(spec.deployment, identity)))
+        ours = workload is not None and owned(workload, observed.deployment)
+        entry = workloads.entry(spec)
+        views[identity] = View(
+            spec=spec,
+            workload=workload if ours else None,
+            foreign=workload is not None and not ours,
+            revision=_pick(entry, revisions, pinned.get(identity)),
+            behind=tuple(
+                found
+                for configuration in sorted(workloads.configurations(spec) - {entry})
+                if (found := _pick(configuration, revisions, None))
+            ),
+        )
+    return views
+
+
+def _pick(configuration: str, revisions: list[Revision], pinned: str | None) -> Revision | None:
+    """The Revision that stands for a Configuration: the pinned one while it exists, else the newest that is Ready.
+
+    A pin keeps traffic where it was judged when a newer Revision appears under the same version (KServe renders an
+    InferenceService anew when its runtime changes).
+    """
+    candidates = sorted((r for r in revisions if r.configuration == configuration), key=lambda r: r.name)
+    if not candidates:
+        return None
+    chosen = [r for r in candidates if r.name == pinned] or [r for r in candidates if r.ready == "True"] or candidates
+    return chosen[-1]

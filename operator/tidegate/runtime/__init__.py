@@ -1,0 +1,1 @@
+"""The loop: a keyed queue, and gather → decide → write for each key."""

@@ -1,0 +1,130 @@
+"""Writing a decision down: status first, then the objects, and nothing that is as it should be already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tidegate.api import API_VERSION
+from tidegate.api.modeldeployment import ModelDeploymentStatus
+from tidegate.core.decide import Decision
+from tidegate.core.events import Event
+from tidegate.core.names import FIELD_MANAGER
+from tidegate.core.observed import Object, Observed, name
+
+
+class Conflict(Exception):
+    """The object has changed since it was read; look again."""
+
+
+class Cluster(Protocol):
+    """What the writer needs of a cluster."""
+
+    async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
+        """Server-side apply with Tidegate's field manager; the object as it is afterwards. `Conflict` if stale."""
+
+    async def delete(self, obj: Object) -> None:
+        """Deletes exactly this object (by uid); no error if it has gone."""
+
+    async def announce(self, about: Object, event: Event) -> None:
+        """Records an Event; its loss is no harm."""
+
+
+class Writer:
+    """Applies decisions, and remembers what it applied so that a second pass writes nothing.
+
+    An object is left alone if it is asked to be what it was asked to be before, and Tidegate's fields in it are
+    still the ones that it set then: whoever changes one takes it over in `managedFields`. The memory is only a
+    saving. After a restart every object is applied once more, which changes nothing in the cluster.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._memory: dict[str, tuple[str, str]] = {}
+        self.writes = 0
+        """Calls that were made to change something."""
+
+    async def write(self, observed: Observed, decision: Decision) -> None:
+        """Carries a decision out. May stop after any single write: the next pass goes on from there."""
+        deployment = observed.deployment
+        old = ModelDeploymentStatus.model_validate(deployment.get("status") or {})
+        if decision.status != old:
+            await self._status(deployment, decision.status)
+        present: dict[str, Object] = {_address(obj): obj for obj in (*observed.records, *observed.workloads)}
+        if observed.route is not None:
+            present[_address(observed.route)] = observed.route
+        for obj in decision.apply:
+            await self._apply(obj, present.get(_address(obj)))
+        for record in observed.records:
+            if status := decision.version_status.get(name(record)):
+                await self._child_status(record, status.model_dump(mode="json", by_alias=True, exclude_none=True))
+        for leftover in decision.delete:
+            self.writes += 1
+            await self._cluster.delete(leftover)
+            self._memory.pop(_address(leftover), None)
+        for event in decision.events:
+            await self._cluster.announce(deployment, event)
+
+    def forget(self, namespace: str, deployment: str) -> None:
+        """Drops what is remembered of a deployment that is gone."""
+        prefix = f"{namespace}/{deployment}/"
+        for address in [a for a in self._memory if a.startswith(prefix)]:
+            del self._memory[address]
+
+    async def _apply(self, obj: Mapping[str, Any], present: Object | None) -> None:
+        address, wanted = _address(obj), _digest(obj)
+        if present is not None and self._memory.get(address) == (wanted, _ours(present)):
+            return
+        self.writes += 1
+        result = await self._cluster.apply(obj)
+        self._memory[address] = (wanted, _ours(result))
+
+    async def _status(self, deployment: Object, status: ModelDeploymentStatus) -> None:
+        """Writes the status, unless the object has changed since it was read: two writers never mix."""
+        metadata = deployment["metadata"]
+        self.writes += 1
+        await self._cluster.apply(
+            {
+                "apiVersion": API_VERSION,
+                "kind": "ModelDeployment",
+                "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+                "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            },
+            "status",
+        )
+
+    async def _child_status(self, record: Object, status: Mapping[str, Any]) -> None:
+        metadata = record["metadata"]
+        self.writes += 1
+        await self._cluster.apply(
+            {
+                "apiVersion": API_VERSION,
+                "kind": "ModelVersion",
+                "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+                "status": status,
+            },
+            "status",
+        )
+
+
+def _address(obj: Mapping[str, Any]) -> str:
+    """Where an object is: its deployment first, so that what belongs to one is found by a prefix."""
+    metadata = obj["metadata"]
+    deployment = metadata.get("labels", {}).get("tidegate.dev/deployment", "")
+    return f"{metadata['namespace']}/{deployment}/{obj['kind']}/{metadata['name']}"
+
+
+def _digest(obj: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
+
+
+def _ours(obj: Object) -> str:
+    """The object's identity and the fields of it that Tidegate set and nobody has changed since."""
+    fields = [
+        entry.get("fieldsV1")
+        for entry in obj["metadata"].get("managedFields") or ()
+        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource")
+    ]
+    return _digest({"uid": obj["metadata"].get("uid"), "fields": fields})
