@@ -1,0 +1,80 @@
+# What one can do here. `make` alone lists it; hack/testbed/README.md tells more about the testbed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+TESTBED := $(PY) -m hack.testbed
+# the folders with tests that are there
+TESTS := $(wildcard tests model-servers/*/tests)
+# what the stamp of the virtual environment depends on
+PINS := pyproject.toml $(wildcard constraints.txt)
+
+.PHONY: help
+help:  ## list what one can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/stamp: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    && { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv; } >&2 \
+	    && $(PYTHON) -m venv --clear $(VENV); } || { echo "next: install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
+	@echo "installing Python packages into $(VENV)" >&2
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(wildcard constraints.txt)) -e '.[dev,demo]' >&2
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/stamp  ## the virtual environment with everything that development needs
+
+.PHONY: up
+up: venv  ## bring up the testbed: a cluster with Knative, Kourier, KServe, Prometheus, a model store and Tidegate
+	@$(TESTBED) up
+
+.PHONY: deploy
+deploy: venv  ## bring this working tree's code into the running testbed
+	@$(TESTBED) deploy
+
+.PHONY: status
+status: venv  ## say what the testbed has and whether it is well
+	@$(TESTBED) status
+
+.PHONY: env
+env: venv  ## print what a shell needs to use it: eval "$$(make -s env)"
+	@$(TESTBED) env
+
+.PHONY: dump
+dump: venv  ## collect objects, events and logs of the testbed into a folder
+	@$(TESTBED) dump
+
+.PHONY: down
+down: venv  ## remove all that `make up` started; caches stay
+	@$(TESTBED) down
+
+.PHONY: clean-cache
+clean-cache: venv  ## remove what the testbed has built and downloaded
+	@$(TESTBED) clean-cache
+
+.PHONY: demo
+demo: up  ## a rollout from beginning to end, as a user would see it
+	@eval "$$($(TESTBED) env)" && $(PY) -m hack.demo
+
+.PHONY: unit
+unit: venv  ## the tests that need no cluster
+	@$(PY) -m pytest -q -m 'not cluster and not e2e' $(TESTS)
+
+.PHONY: test
+test: up  ## all tests, against the testbed
+	@eval "$$($(TESTBED) env)" && $(PY) -m pytest $(TESTS)
+
+.PHONY: lint
+lint: venv  ## style, types, layers
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m mypy --explicit-package-bases --exclude storage-initializer hack/testbed
+	@$(VENV)/bin/lint-imports
+
+.PHONY: crds
+crds: venv  ## write crds/ from the types of the API
+	@$(VENV)/bin/tidegate crds
