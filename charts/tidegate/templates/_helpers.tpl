@@ -1,0 +1,71 @@
+{{- define "tidegate.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidegate.selector" -}}
+app.kubernetes.io/name: tidegate
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{/* Labels of everything here. The version is left out of what must not change from release to release. */}}
+{{- define "tidegate.labels" -}}
+app.kubernetes.io/name: tidegate
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: tidegate
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "tidegate.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "tidegate.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator does in the namespaces that it looks after. */}}
+{{- define "tidegate.namespacedRules" -}}
+# What people ask for: read, and told what came of it. Nothing but the status is ever written.
+- apiGroups: [tidegate.dev]
+  resources: [modeldeployments]
+  verbs: [get, list, watch]
+- apiGroups: [tidegate.dev]
+  resources: [modeldeployments/status, modelversions/status]
+  verbs: [patch]
+# The record of each version: made once, deleted when the history has become too long.
+- apiGroups: [tidegate.dev]
+  resources: [modelversions]
+  verbs: [list, watch, create, patch, delete]
+# The Route that splits the traffic. Deletion is left to garbage collection, when its ModelDeployment goes.
+- apiGroups: [serving.knative.dev]
+  resources: [routes]
+  verbs: [list, watch, create, patch]
+# What runs the pods of a version: a Configuration for an image, an InferenceService for a model.
+- apiGroups: [serving.knative.dev]
+  resources: [configurations]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [serving.kserve.io]
+  resources: [inferenceservices]
+  verbs: [list, watch, create, patch, delete]
+# Replicas are set on Revisions, which Knative makes and deletes.
+- apiGroups: [serving.knative.dev]
+  resources: [revisions]
+  verbs: [list, watch, patch]
+# Which server can serve a model's format.
+- apiGroups: [serving.kserve.io]
+  resources: [servingruntimes]
+  verbs: [list, watch]
+# Events on transitions. They are written once and never read.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
