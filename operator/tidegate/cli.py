@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -67,7 +68,9 @@ def run(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    options = app.Options(namespaces, port, leader_elect, lease_namespace, kubeconfig)
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = kubeconfig  # kopf and the client both look there
+    options = app.Options(namespaces, port, leader_elect, lease_namespace)
 
     async def until_told() -> None:
         stop = asyncio.Event()

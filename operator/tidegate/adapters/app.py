@@ -10,7 +10,9 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import aiohttp
 import kopf
 from aiohttp import web
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 RESYNC = 600.0
 """Seconds between passes over everything, whatever the watches tell."""
+RELIST = 10.0
+"""Seconds until the next try where that list failed."""
 STUCK = 300.0
 """Seconds after which a key that nobody takes up means that the process is stuck."""
 LEASE = "tidegate-operator"
@@ -46,7 +50,6 @@ class Options:
     elect: bool = True
     """Whether to act only while holding the lease."""
     lease_namespace: str = "tidegate-system"
-    kubeconfig: str | None = None
 
 
 class LeadershipLost(Exception):
@@ -55,13 +58,14 @@ class LeadershipLost(Exception):
 
 async def run(options: Options, stop: asyncio.Event) -> None:
     """Runs the operator until `stop` is set, or until something that cannot be mended here ends it."""
-    async with connected(options.kubeconfig) as api:
+    async with connected() as api:
         queue = KeyQueue()
         watch, metrics = Watch(api, queue), Metrics(queue)
         health = Health(watch, queue)
         reconciler = Reconciler(watch, api, metrics, _now, queue)
         registry = kopf.OperatorRegistry()
         watch.register(registry)
+        kopf.on.login(registry=registry)(_login)
         kopf_stop = asyncio.Event()
 
         async def act() -> None:
@@ -69,7 +73,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
             async with asyncio.TaskGroup() as group:
                 for _ in range(WORKERS):
                     group.create_task(reconciler.work())
-                group.create_task(_resync(api, watch, queue, health, options.namespaces))
+                group.create_task(_resync(api, queue, health, options.namespaces))
 
         async with _serving(options.port, health, metrics):
             tasks = {
@@ -94,6 +98,13 @@ async def run(options: Options, stop: asyncio.Event) -> None:
 def _now() -> datetime:
     """The time, whole seconds: finer ones do not survive a status."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _login(**context: Any) -> kopf.ConnectionInfo | None:
+    """Kopf's credentials: the pod's own account, or the kubeconfig. Asked for again when they have expired."""
+    if "KUBECONFIG" in os.environ:
+        return kopf.login_with_kubeconfig(**context)
+    return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
 async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio.Event) -> None:
@@ -158,17 +169,27 @@ async def _release(api: Api, namespace: str, identity: str) -> None:
     await api.call("PATCH", path, body=free, content_type="application/merge-patch+json")
 
 
-async def _resync(api: Api, watch: Watch, queue: KeyQueue, health: Health, namespaces: tuple[str, ...]) -> None:
+async def _resync(api: Api, queue: KeyQueue, health: Health, namespaces: tuple[str, ...]) -> None:
     """Passes over everything now and then, and finds out whether the watches still tell of what is there."""
     while True:
-        listed: set[Key] = set()
-        for path in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
-            found = await api.call("GET", f"/apis/{API_VERSION}{path}/modeldeployments")
-            listed |= {Key(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found["items"]}
+        try:
+            listed = await _list(api, namespaces)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            log.warning("cannot list ModelDeployments, next try in %.0f s: %s", RELIST, error)
+            await asyncio.sleep(RELIST)
+            continue
         health.compare(listed)
         for key in listed:
             queue.add(key)
         await asyncio.sleep(RESYNC)
+
+
+async def _list(api: Api, namespaces: tuple[str, ...]) -> set[Key]:
+    found: set[Key] = set()
+    for path in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
+        items = (await api.call("GET", f"/apis/{API_VERSION}{path}/modeldeployments"))["items"]
+        found |= {Key(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
+    return found
 
 
 class Health:

@@ -2,7 +2,7 @@
 
 Pydantic writes JSON Schema; Kubernetes wants structural OpenAPI v3 schemas, a narrower thing. `structural` turns
 one into the other: references inlined, optional values unwrapped, exclusive bounds and constants respelled, titles
-dropped, and nested defaults given as `{}` so that the API server fills in the rest by itself.
+dropped, nested defaults spelled out.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ def structural(schema: dict[str, Any], definitions: dict[str, Any], *, defaults:
     if isinstance(values, dict):
         out["additionalProperties"] = structural(values, definitions, defaults=defaults)
 
-    if out.get("type") == "object":  # the API server fills in a nested default only where the parent is there
-        default = {} if any("default" in child for child in out.get("properties", {}).values()) else None
-    if defaults and default not in (None, []) and "default" in schema:
+    if out.get("type") == "object":
+        # The API server fills in a nested default only where the parent is there, and holds the parent's default
+        # against the parent's rules as it stands: so it is spelled out.
+        default = {n: child["default"] for n, child in out.get("properties", {}).items() if "default" in child}
+    if defaults and default not in (None, [], {}) and "default" in schema:
         out["default"] = default
     return out
 

@@ -80,15 +80,15 @@ def decide(observed: Observed, now: datetime) -> Decision:
         problem = _problem(observed, views[goal])
     foreign_route = observed.route is not None and not owned(observed.route, raw)
     the_route = None if foreign_route else observed.route
+    if foreign_route:
+        problem = Problem(
+            "NameTaken", f"a Route called {name(raw)} is there and is not ours; delete it, or rename this"
+        )
     if problem:
         turn = Turn(status.model_copy(update={"rollout": None}), goal=status.stable)
     else:
         steps = plan(spec.rollout, spec.scaling.window, known=goal in status.kept)
         turn = lifecycle.turn(status, spec, desired, steps, views, the_route, now)
-    if foreign_route:
-        problem = Problem(
-            "NameTaken", f"a Route called {name(raw)} is there and is not ours; delete it, or rename this"
-        )
 
     # what should be there, and what should not
     active = {identity for identity in (turn.status.stable, turn.goal, *turn.status.kept) if identity in views}

@@ -1,0 +1,332 @@
+"""A little cluster for tests of decisions: an API server's bookkeeping, and how Knative and KServe react, in virtual time.
+
+It stands for nothing that is tested on the real cluster (tests/cluster, tests/e2e). It lets thousands of histories of
+one ModelDeployment be played in milliseconds: crashes after any write, versions that fail, clocks that jump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tidegate.api import API_VERSION
+from tidegate.api.modeldeployment import REQUEST_ANNOTATION, ModelDeploymentStatus
+from tidegate.core.decide import Decision
+from tidegate.core.events import Event
+from tidegate.core.names import DEPLOYMENT_LABEL, FIELD_MANAGER, VERSION_LABEL
+from tidegate.core.observed import Object, Observed, Platform
+from tidegate.runtime.queue import Key, KeyQueue
+from tidegate.runtime.reconcile import Reconciler
+from tidegate.runtime.write import Conflict
+
+NAMESPACE = "default"
+RUNTIME = {
+    "apiVersion": "serving.kserve.io/v1alpha1",
+    "kind": "ClusterServingRuntime",
+    "metadata": {"name": "tidegate-sklearn-0-1", "labels": {"app.kubernetes.io/part-of": "tidegate"}},
+    "spec": {
+        "supportedModelFormats": [{"name": "sklearn", "autoSelect": True, "priority": 2}],
+        "containers": [{"name": "kserve-container", "args": ["--model_name={{.Name}}", "--model_dir=/mnt/models"]}],
+    },
+}
+
+
+class Crash(Exception):
+    """The operator was stopped right after a write."""
+
+
+def container(version: str = "v1", **more: Any) -> dict[str, Any]:
+    """A spec that serves an image."""
+    return {"model": {"version": version, "container": {"image": f"registry.test/model:{version}"}}, **more}
+
+
+def files(version: str = "v1", **more: Any) -> dict[str, Any]:
+    """A spec that serves a model's files."""
+    return {"model": {"version": version, "uri": f"s3://models/{version}", "format": "sklearn"}, **more}
+
+
+@dataclass
+class World:
+    """One namespace with one ModelDeployment, `churn`."""
+
+    now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
+    """Versions, by name, whose pods fail: their Revisions are Ready=False."""
+    slow: set[str] = field(default_factory=set)
+    """Versions whose pods take for ever: their Revisions stay Ready=Unknown."""
+    platform: Platform = Platform()
+    runtimes: tuple[Object, ...] = (RUNTIME,)
+    gateway: dict[str, int] = field(default_factory=dict)
+    """What the gateway does: percent by Revision."""
+    history: list[dict[str, int]] = field(default_factory=list)
+    """What it did, one entry a change."""
+    events: list[Event] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    writes: int = 0
+    changes: int = 0
+    """Writes that changed an object."""
+    crash_after: int | None = None
+    """Writes that are let through before the operator is stopped."""
+    _uid: int = 0
+    _version: int = 0
+
+    # --- what a user does ---
+
+    def submit(self, spec: dict[str, Any], name: str = "churn") -> None:
+        """kubectl apply."""
+        self._upsert({"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec})
+
+    def request(self, value: str) -> None:
+        """tidegate promote, abort, undo, …"""
+        self.deployment["metadata"].setdefault("annotations", {})[REQUEST_ANNOTATION] = value
+        self._bump(self.deployment)
+
+    # --- what a user sees ---
+
+    @property
+    def deployment(self) -> dict[str, Any]:
+        return self.objects["ModelDeployment", "churn"]
+
+    @property
+    def status(self) -> ModelDeploymentStatus:
+        return ModelDeploymentStatus.model_validate(self.deployment.get("status") or {})
+
+    def reason(self, condition: str) -> str:
+        found = self.status.condition(condition)
+        return f"{found.status}/{found.reason}" if found else "absent"
+
+    def of(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Objects of a kind, by name."""
+        return {name: obj for (k, name), obj in self.objects.items() if k == kind}
+
+    def weights(self) -> dict[str, int]:
+        """What the gateway does: percent by version name, those with none left out."""
+        names = {r["metadata"]["name"]: self._version_of(r) for r in self.of("Revision").values()}
+        return {names[revision]: percent for revision, percent in self.gateway.items() if percent}
+
+    def pods(self) -> dict[str, int]:
+        """Ready replicas by version name, those with none left out."""
+        out: dict[str, int] = {}
+        for revision in self.of("Revision").values():
+            if count := revision["status"]["actualReplicas"]:
+                out[self._version_of(revision)] = out.get(self._version_of(revision), 0) + count
+        return out
+
+    def _version_of(self, revision: Object) -> str:
+        return str(revision["metadata"]["labels"][VERSION_LABEL]).split("-")[0]
+
+    # --- the operator ---
+
+    def operator(self) -> Reconciler:
+        """A freshly started operator."""
+        return Reconciler(self, self, Silent(), lambda: self.now, KeyQueue(clock=lambda: 0.0))
+
+    def step(self, operator: Reconciler, seconds: int = 5) -> None:
+        """The cluster reacts, time passes, the operator makes a pass."""
+        self.react()
+        self.now += timedelta(seconds=seconds)
+        asyncio.run(operator.reconcile(Key(NAMESPACE, "churn")))
+
+    def run(self, seconds: int = 60, operator: Reconciler | None = None) -> Reconciler:
+        """Passes for a while."""
+        operator = operator or self.operator()
+        for _ in range(seconds // 5):
+            self.step(operator)
+        self.react()
+        return operator
+
+    # --- runtime.reconcile.Source and runtime.write.Cluster ---
+
+    async def gather(self, key: Key) -> Observed | None:
+        deployment = self.objects.get(("ModelDeployment", key.name))
+        if deployment is None:
+            return None
+        here = copy.deepcopy(self.objects)
+        revisions = [o for (kind, _), o in here.items() if kind == "Revision"]
+        return Observed(
+            deployment=here["ModelDeployment", key.name],
+            records=tuple(o for (kind, _), o in here.items() if kind == "ModelVersion"),
+            workloads=tuple(o for (kind, _), o in here.items() if kind in ("InferenceService", "Configuration")),
+            revisions=tuple(o for o in revisions if o["metadata"]["labels"].get(DEPLOYMENT_LABEL) == key.name),
+            route=here.get(("Route", key.name)),
+            runtimes=self.runtimes,
+            platform=self.platform,
+        )
+
+    async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
+        present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
+        if obj["kind"] == "Revision" and (present is None or present["metadata"]["uid"] != obj["metadata"]["uid"]):
+            raise Conflict("no such Revision")
+        if subresource:
+            assert present is not None
+            wanted = obj["metadata"].get("resourceVersion")
+            if wanted is not None and wanted != present["metadata"]["resourceVersion"]:
+                raise Conflict("stale")
+            if present.get("status") != obj["status"]:
+                present["status"] = copy.deepcopy(obj["status"])
+                self._bump(present)
+        else:
+            present = self._upsert(copy.deepcopy(dict(obj)), by=FIELD_MANAGER)
+        self._written()
+        return copy.deepcopy(present)
+
+    async def delete(self, obj: Object) -> None:
+        key = (obj["kind"], obj["metadata"]["name"])
+        present = self.objects.get(key)
+        if present is not None and present["metadata"]["uid"] == obj["metadata"]["uid"]:
+            del self.objects[key]
+            self.changes += 1
+        self._written()
+
+    async def announce(self, about: Object, event: Event) -> None:
+        self.events.append(event)
+
+    def _written(self) -> None:
+        self.writes += 1
+        if self.crash_after is not None and self.writes >= self.crash_after:
+            self.crash_after = None
+            raise Crash
+
+    # --- the API server's bookkeeping ---
+
+    def _upsert(self, obj: dict[str, Any], by: str = "kubectl") -> dict[str, Any]:
+        key = (obj["kind"], obj["metadata"]["name"])
+        present = self.objects.get(key)
+        if present is None:
+            self._uid += 1
+            present = self.objects[key] = {
+                **obj,
+                "metadata": {
+                    "namespace": NAMESPACE,
+                    "generation": 1,
+                    "creationTimestamp": f"{self.now:%Y-%m-%dT%H:%M:%S}.{self._uid:04d}Z",
+                    **obj["metadata"],
+                    "uid": f"uid-{self._uid}",
+                },
+            }
+            self._bump(present)
+        else:
+            metadata = present["metadata"]
+            merged = {
+                part: {**metadata.get(part, {}), **obj["metadata"].get(part, {})} for part in ("labels", "annotations")
+            }
+            if "spec" in obj and obj["spec"] != present.get("spec"):
+                present["spec"] = obj["spec"]
+                metadata["generation"] += 1
+                self._bump(present)
+            if any(merged[part] != metadata.get(part, {}) for part in merged):
+                metadata.update(merged)
+                self._bump(present)
+        if by == FIELD_MANAGER:
+            fields = {"spec": json.dumps(present.get("spec"), sort_keys=True)}
+            present["metadata"]["managedFields"] = [{"manager": by, "operation": "Apply", "fieldsV1": fields}]
+        return present
+
+    def _bump(self, obj: dict[str, Any]) -> None:
+        self._version += 1
+        self.changes += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
+
+    # --- Knative and KServe ---
+
+    def react(self) -> None:
+        """Controllers catch up with what is asked of them."""
+        for (kind, name), workload in list(self.objects.items()):
+            if VERSION_LABEL not in workload["metadata"].get("labels", {}):
+                continue  # somebody else's
+            if kind == "Configuration":
+                self._revision(name, workload)
+            if kind == "InferenceService":
+                self._revision(f"{name}-predictor", workload)
+                if "transformer" in workload["spec"]:
+                    self._revision(f"{name}-transformer", workload)
+        owners = {o["metadata"]["uid"] for o in self.objects.values()}
+        for key, revision in list(self.objects.items()):
+            if key[0] == "Revision" and revision["workload"] not in owners:
+                del self.objects[key]
+        self._program()
+        for revision in self.of("Revision").values():
+            self._scale(revision)
+
+    def _revision(self, configuration: str, workload: Object) -> None:
+        name = f"{configuration}-00001"
+        labels = workload["metadata"]["labels"]
+        revision = self.objects.get(("Revision", name))
+        if revision is None:
+            self._upsert(
+                {
+                    "apiVersion": "serving.knative.dev/v1",
+                    "kind": "Revision",
+                    "workload": workload["metadata"]["uid"],
+                    "metadata": {
+                        "name": name,
+                        "labels": {
+                            DEPLOYMENT_LABEL: labels[DEPLOYMENT_LABEL],
+                            VERSION_LABEL: labels[VERSION_LABEL],
+                            "serving.knative.dev/configuration": configuration,
+                        },
+                        "annotations": {},
+                    },
+                    "status": {"actualReplicas": 1},
+                }
+            )
+            revision = self.objects["Revision", name]
+        version = self._version_of(revision)
+        ready = "False" if version in self.failing else "Unknown" if version in self.slow else "True"
+        old = revision["status"].get("conditions", [{}])[0]
+        if old.get("status") != ready:
+            stamp = f"{self.now:%Y-%m-%dT%H:%M:%SZ}"
+            why = {"reason": "ExitCode1", "message": "container exited"} if ready == "False" else {}
+            revision["status"]["conditions"] = [{"type": "Ready", "status": ready, "lastTransitionTime": stamp, **why}]
+
+    def _program(self) -> None:
+        """The Route's controller: one target that is not Ready freezes it."""
+        route = self.objects.get(("Route", "churn"))
+        if route is None or not route["metadata"].get("ownerReferences"):
+            return
+        ready = {
+            name: revision["status"]["conditions"][0]["status"] == "True"
+            for name, revision in self.of("Revision").items()
+        }
+        wanted = route["spec"]["traffic"]
+        status = route.setdefault("status", {})
+        status["observedGeneration"] = route["metadata"]["generation"]
+        if all(ready.get(target["revisionName"]) for target in wanted):
+            status["conditions"] = [{"type": "Ready", "status": "True"}]
+            status["url"] = "http://churn.default.localhost"
+            status["traffic"] = copy.deepcopy(wanted)
+            gateway = {target["revisionName"]: target["percent"] for target in wanted}
+            if gateway != self.gateway:
+                self.gateway = gateway
+                self.history.append(self.weights())
+        else:
+            status["conditions"] = [{"type": "Ready", "status": "False", "reason": "RevisionMissing"}]
+
+    def _scale(self, revision: dict[str, Any]) -> None:
+        """The autoscaler: at least min-scale where something can reach the Revision, one more for traffic."""
+        name = revision["metadata"]["name"]
+        if revision["status"]["conditions"][0]["status"] != "True":
+            revision["status"]["actualReplicas"] = 0
+            return
+        floor = int(revision["metadata"]["annotations"].get("autoscaling.knative.dev/min-scale", 0))
+        reachable = name in self.gateway or not name.startswith("churn-") or "-predictor" in name
+        revision["status"]["actualReplicas"] = max(floor if reachable else 0, 1 if self.gateway.get(name) else 0)
+
+
+class Silent:
+    """Telemetry that goes nowhere."""
+
+    def passed(self, key: Key, observed: Observed, decision: Decision, seconds: float, writes: int) -> None:
+        pass
+
+    def failed(self, key: Key, error: Exception) -> None:
+        pass
+
+    def gone(self, key: Key) -> None:
+        pass
