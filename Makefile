@@ -75,6 +75,14 @@ lint: venv  ## style, types, layers
 	@$(PY) -m mypy --explicit-package-bases --exclude storage-initializer hack/testbed
 	@$(VENV)/bin/lint-imports
 
+.PHONY: constraints
+constraints:  ## pin the newest versions that pyproject.toml allows
+	@rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	@.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	@{ echo '# Exact versions of everything that is installed from pyproject.toml, extras included. Made by `make constraints`.'; \
+	  .venv-constraints/bin/python -m pip freeze --exclude-editable; } > constraints.txt
+	@rm -rf .venv-constraints
+
 .PHONY: crds
 crds: venv  ## write crds/ from the types of the API
 	@$(VENV)/bin/tidegate crds

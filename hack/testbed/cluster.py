@@ -128,6 +128,7 @@ class Cluster:
             )
             volumes = [f"{VOLUME_ROOT}/{number}" for number in range(VOLUMES)]
             log.run(["docker", "exec", self.settings.node, "install", "-d", "-m", "0777", *volumes], env=self.env)
+            ports.record(self.settings, mapped)
             files.write(self.settings.cluster_dir / "created", image + "\n")
 
         return Step(

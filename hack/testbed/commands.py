@@ -31,12 +31,13 @@ class Testbed:
         self.settings = read()
         self.progress = Progress()
         self.say = self.progress.say
-        self.runner = Runner(self.settings.cache / "logs", self.progress)
+        self.runner = Runner(self.settings.cache / "logs", self.settings.cache / "locks", self.progress)
         self.docker = Docker(self.settings)
         self.cluster = clusters.Cluster(self.settings, self.docker)
 
     def locked(self) -> AbstractContextManager[None]:
-        return files.locked(self.settings.cache / f"{self.settings.cluster}.lock", self.say)
+        """For one run of the testbed at a time on this cluster."""
+        return files.locked(self.settings.cache / "locks" / f"cluster-{self.settings.cluster}.lock", self.say)
 
 
 def tools(settings: Settings) -> Step:
@@ -62,14 +63,13 @@ def _up(everything: bool) -> int:
     bed = Testbed()
     settings, cluster = bed.settings, bed.cluster
     with bed.locked():
-        exists = ports.recorded(settings) is not None and bed.docker.found() and cluster.exists()
-        mapped = ports.choose(settings.asked_ports, ports.recorded(settings) if exists else None)
-        if not exists:
-            ports.check_free(mapped)
-        if not everything and not (exists and cluster.ready()):
+        mapped = ports.choose(settings.asked_ports, ports.recorded(settings))
+        running = bed.docker.found() and bed.docker.state(settings.node) == "running"
+        if not everything and not (running and cluster.ready()):
             raise Problem(f"there is no running cluster {settings.cluster}", "run `make up` first")
+        if not running:
+            ports.check_free(mapped)
         did = bed.runner.run([gobuild.toolchain(), bed.docker.ready()]) - 1
-        ports.record(settings, mapped)
         images = Images(settings, bed.docker, bed.say)
         node, node_step = images.ensure("node")
         tool_step = tools(settings)
@@ -79,6 +79,8 @@ def _up(everything: bool) -> int:
         tidegate = Tidegate(cluster, OwnImages(settings, bed.docker, images), bed.say)
         wanted = tidegate.steps(created, installed[-1])
         did += bed.runner.run([tool_step, *installed, *wanted] if everything else [tool_step, *wanted])
+        if did:
+            bed.docker.tidy()
         files.write(settings.cluster_dir / "images.json", json.dumps({n: r for n, (r, _) in tidegate.images.items()}))
         if (settings.cluster_dir / "created").read_text().strip() != node:
             bed.say("note: the cluster is of an earlier node image; `make down up` brings the present one")
@@ -93,13 +95,16 @@ def _up(everything: bool) -> int:
 
 def down(_: argparse.Namespace) -> int:
     bed = Testbed()
+    settings = bed.settings
     with bed.locked():
+        if not bed.docker.found() and (settings.cluster_dir / "created").exists():
+            bed.runner.run([bed.docker.ready()])  # it ended before its clusters, at a reboot say: now it removes them
         if bed.docker.found():
             bed.cluster.delete(bed.say)
             bed.docker.stop(bed.say)
         else:
-            shutil.rmtree(bed.settings.cluster_dir, ignore_errors=True)
-            bed.say("no Docker daemon answers, so there is nothing to stop")
+            shutil.rmtree(settings.cluster_dir, ignore_errors=True)
+            bed.say(f"there is no cluster {settings.cluster}")
     return 0
 
 

@@ -26,7 +26,7 @@ def install(log: Log, cache: Path, packages: Sequence[str]) -> None:
             f"run as root: apt-get install {' '.join(packages)}",
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with files.locked(cache / "apt.lock"):
+    with files.locked(cache / "locks" / "apt.lock"):
         log.run(["apt-get", "update", "-q"], env=env)
         log.run(
             ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *packages],
@@ -103,6 +103,7 @@ def tools(settings: Settings) -> Step:
         lambda log: install(log, settings.cache, ["mmdebstrap"]),
         done=lambda: shutil.which("mmdebstrap") is not None,
         seconds=15,
+        shared=True,
     )
 
 
@@ -125,6 +126,7 @@ def root(settings: Settings, which: Root) -> Step:
         f"Debian root: {which.name}",
         make,
         done=path.exists,
+        shared=True,
         needs=[tools(settings)],
         seconds=60,
         advice="check that Debian's packages can be reached, then run it again",

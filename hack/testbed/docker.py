@@ -30,7 +30,8 @@ class Docker:
         self._run = Path("/run") / f"tidegate-{key(str(settings.cache))[:8]}"
         self.own_host = f"unix://{self._run}/docker.sock"
         self.own = False
-        self._refs: set[str] | None = None
+        self._refs: set[str] = set()
+        self._listed = 0.0
 
     @property
     def env(self) -> dict[str, str]:
@@ -64,7 +65,7 @@ class Docker:
         return Step("Docker daemon", self._make_ready, done=self.found, seconds=30)
 
     def _make_ready(self, log: Log) -> None:
-        with files.locked(self._cache / "docker.lock"):
+        with files.locked(self._cache / "locks" / "docker.lock"):
             if self.found():
                 return
             asked_for = os.environ.get("DOCKER_HOST")
@@ -133,7 +134,7 @@ class Docker:
 
     def stop(self, say: Callable[[str], None]) -> None:
         """End our own daemon, if it runs and no cluster needs it."""
-        with files.locked(self._cache / "docker.lock"):
+        with files.locked(self._cache / "locks" / "docker.lock"):
             pid = self._pid()
             if pid is None:
                 return
@@ -167,9 +168,13 @@ class Docker:
         return names[0] if names else None
 
     def has(self, ref: str) -> bool:
-        if self._refs is None:
+        """Whether there is such an image, by a list that is a second old at most: many are asked for at once."""
+        if time.monotonic() - self._listed > 1:
             self._refs = set(self.output("images", "--format", "{{.Repository}}:{{.Tag}}").split())
+            self._listed = time.monotonic()
         return ref in self._refs
 
-    def changed(self) -> None:
-        self._refs = None
+    def tidy(self) -> None:
+        """Remove what builds have left without a name; only where the daemon is our own, and all of it ours."""
+        if self.own:
+            self.output("image", "prune", "--force")

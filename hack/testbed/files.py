@@ -31,14 +31,16 @@ def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
 
 @contextmanager
 def made_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to make a file or directory under; it gets its real name only once the block has succeeded."""
+    """A temporary name to make a file or directory under; it gets its real name only once the block has succeeded.
+
+    A directory that has the name by then stays: names follow from content, and somebody may be reading it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary / "it"
-        if path.is_dir():  # a leftover that its key did not cover
-            shutil.rmtree(path)
-        os.replace(temporary / "it", path)
+        if not path.is_dir():
+            os.replace(temporary / "it", path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -193,6 +193,7 @@ def build(settings: Settings, name: str) -> Step:
         f"Go programs: {name} {programs.version if programs.module else ''}".strip(),
         run,
         done=path.is_dir,
+        shared=True,
         seconds=programs.seconds,
         cores=max(1, (os.cpu_count() or 1) // 2),
         advice="run it again: Go keeps what was downloaded and compiled, so it goes on from there",

@@ -4,18 +4,58 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from . import files
 from .cluster import Cluster
 from .own import OwnImages, sources
 from .settings import REPO
-from .steps import Log, Step
+from .steps import Log, Problem, Step
 from .versions import key
 
 CHART = REPO / "charts" / "tidegate"
 RELEASE, NAMESPACE = "tidegate", "tidegate-system"
 NEEDED = ("operator",)  # without these there is nothing to deploy
+
+
+def rolled_out(deployment: Mapping[str, Any]) -> bool:
+    """Whether all of a deployment's pods are of its present template, and available."""
+    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    return bool(
+        status.get("observedGeneration") == deployment["metadata"]["generation"]
+        and status.get("replicas", 0) == wanted
+        and status.get("updatedReplicas", 0) == wanted
+        and status.get("availableReplicas", 0) == wanted
+    )
+
+
+def newest_pods(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of some pods and ReplicaSets, the pods of each deployment's newest ReplicaSet."""
+    label, revision = "pod-template-hash", "deployment.kubernetes.io/revision"
+    newest: dict[str, tuple[int, str]] = {}
+    for item in found:
+        metadata = item["metadata"]
+        if item["kind"] == "ReplicaSet" and metadata.get("ownerReferences"):
+            owner = metadata["ownerReferences"][0]["name"]
+            entry = (int(metadata.get("annotations", {}).get(revision, 0)), metadata["labels"][label])
+            newest[owner] = max(newest.get(owner, entry), entry)
+    current = {template for _, template in newest.values()}
+    return [
+        item for item in found if item["kind"] == "Pod" and item["metadata"].get("labels", {}).get(label) in current
+    ]
+
+
+def crashes(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has failed so often that waiting is of no use."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return any(
+        entry.get("restartCount", 0) >= 2
+        and entry.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        for entry in statuses
+    )
 
 
 class Tidegate:
@@ -58,27 +98,45 @@ class Tidegate:
         return info["status"] == "deployed" and info.get("description") == self._content()
 
     def _running(self) -> bool:
-        found = self._cluster.get("deployments", "-n", NAMESPACE) or {"items": []}
-        return all(
-            item.get("status", {}).get("availableReplicas", 0) >= item["spec"].get("replicas", 1)
-            and item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"]
-            for item in found["items"]
-        )
+        found = self._cluster.get("deployments", "-n", NAMESPACE)
+        return found is not None and all(rolled_out(item) for item in found["items"])
 
     def _deploy(self, log: Log) -> None:
         env = self._cluster.env
+        kubectl = ["kubectl", "-n", NAMESPACE]
         definitions = CHART / "crds"
         if definitions.is_dir():  # Helm installs these once and never again
-            apply = ["kubectl", "apply", "--server-side", "--force-conflicts", "--field-manager=tidegate-testbed"]
+            apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=tidegate-testbed"]
             log.run([*apply, "-f", definitions], env=env)
+        # An interrupted run leaves the release "pending", and Helm waits for it for ever. Nobody else is at work here:
+        # this run has the cluster's lock.
+        pending = "status in (pending-install,pending-upgrade,pending-rollback)"
+        log.run([*kubectl, "delete", "secrets", "-l", f"owner=helm,name={RELEASE},{pending}"], env=env)
         settings = [word for name, value in self._values().items() for word in ("--set-string", f"{name}={value}")]
         log.run(
             [
                 *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"),
-                *("--description", self._content(), "--wait", "--timeout", "180s", *settings),
+                *("--description", self._content(), *settings),
             ],
             env=env,
         )
+        self._wait_until_running(log)
+
+    def _wait_until_running(self, log: Log) -> None:
+        """Like helm's own --wait; but what crashes at once is not waited for, and its last words are shown."""
+        deadline = time.monotonic() + 120
+        while not self._running():
+            found = (self._cluster.get("pods,replicasets", "-n", NAMESPACE) or {"items": []})["items"]
+            if hopeless := [pod for pod in newest_pods(found) if crashes(pod)]:
+                name = hopeless[0]["metadata"]["name"]
+                logs = ["kubectl", "-n", NAMESPACE, "logs", name, "--all-containers", "--tail=30"]
+                with suppress(Problem):
+                    log.run([*logs, "--previous"], env=self._cluster.env)
+                raise Problem(f"pod {name} does not start")
+            if time.monotonic() > deadline:
+                log.run(["kubectl", "-n", NAMESPACE, "get", "pods"], env=self._cluster.env)
+                raise Problem("its pods are not ready after two minutes")
+            time.sleep(0.5)
 
     def steps(self, created: Step, installed: Step) -> list[Step]:
         loaded = Step(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import debian, files, gobuild, nodeimage, pypi, registry
@@ -84,12 +85,17 @@ class Images:
             files.write(memory, self._way + "\n")
         return self._way
 
-    def _step(self, name: str, ref: str, make: Callable[[Log], None], **options: object) -> tuple[str, Step]:
-        def run(log: Log) -> None:
-            make(log)
-            self._docker.changed()
-
-        return ref, Step(name, run, done=lambda: self._docker.has(ref), **options)  # type: ignore[arg-type]
+    def _step(
+        self,
+        name: str,
+        ref: str,
+        make: Callable[[Log], None],
+        needs: Sequence[Step] = (),
+        seconds: float = 1,
+        advice: str = "",
+    ) -> tuple[str, Step]:
+        done = partial(self._docker.has, ref)
+        return ref, Step(name, make, done=done, needs=needs, seconds=seconds, advice=advice, shared=True)
 
     # pulled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -129,6 +130,7 @@ class Installation:
 
     def _render(self, log: Log) -> None:
         refs = {name: ref for name, (ref, _) in self._images.items()}
+        shutil.rmtree(self._folder, ignore_errors=True)
         volumes = [f"{VOLUME_ROOT}/{number}" for number in range(VOLUMES)]
         login, tls = account(self._settings), certificate(log, self._settings)
         with files.made_whole(self._folder) as out:
@@ -147,6 +149,9 @@ class Installation:
         return bool(marks.get(MARK + layer) == files.digest(self._folder, [Path(path.name)]))
 
     def _apply(self, log: Log, layer: str) -> None:
+        if self._applied(layer):  # what was rendered anew has come out the same
+            log.say(f"{layer} is applied already")
+            return
         path = self._folder / f"{layer}.json"
         kubectl = ["kubectl", "--request-timeout=60s"]
         if layer == "late":

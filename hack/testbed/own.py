@@ -89,7 +89,6 @@ class OwnImages:
                 # a name that no file of the context has
                 (context / ".Dockerfile.testbed").write_text(dockerfile)
                 self._images.build(log, ref, context, context / ".Dockerfile.testbed", {"PIP_NO_INDEX": "1"})
-            self._docker.changed()
 
         needs = [base_step, fetched] if requirements else [base_step]
         return ref, Step(
@@ -98,5 +97,6 @@ class OwnImages:
             done=lambda: self._docker.has(ref),
             needs=needs,
             seconds=30,
+            shared=True,
             advice=f"look at {source.dockerfile.relative_to(REPO)}; README.md here says what a build is given",
         )

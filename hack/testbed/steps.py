@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from .files import locked
+
 SHOWN_AFTER = 2.0  # seconds after which a running step is worth a line
 PLAIN_EVERY = 30.0  # seconds between signs of life where there is no terminal
 
@@ -43,6 +45,7 @@ class Step:
     seconds: float = 1.0  # about how long it takes: the longest chain of steps starts first
     cores: int = 0  # how many cores it keeps busy; what waits for disk or network counts as none
     advice: str = ""  # what to do next if it fails
+    shared: bool = False  # it is for all clusters: one run of the testbed at a time does it
 
 
 class Processes:
@@ -253,6 +256,7 @@ def urgency(order: Sequence[Step]) -> dict[int, float]:
 @dataclass
 class Runner:
     logs: Path
+    locks: Path
     progress: Progress = field(default_factory=Progress)
     cores: int = os.cpu_count() or 1
 
@@ -301,10 +305,16 @@ class Runner:
         return len(order)
 
     def _run_one(self, step: Step) -> Problem | None:
-        path = self.logs / (re.sub(r"[^a-z0-9.]+", "-", step.name.lower()).strip("-") + ".log")
+        slug = re.sub(r"[^a-z0-9.]+", "-", step.name.lower()).strip("-")
+        path = self.logs / f"{slug}.log"
         log = Log(path)
         try:
-            step.run(log)
+            if step.shared:
+                with locked(self.locks / f"{slug}.lock", log.say):
+                    if not step.done():
+                        step.run(log)
+            else:
+                step.run(log)
         except Interrupted:
             return Problem("interrupted")
         except Problem as problem:
