@@ -113,9 +113,12 @@ async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio
     settings.watching.server_timeout = 300  # a watch that has gone silent is made anew
     settings.watching.inactivity_timeout = 330
     settings.watching.connect_timeout = 10
+    # kopf would name this process after its user, and a container's user need not have a name
+    identity: Any = socket.gethostname()
     await kopf.operator(
         registry=registry,
         settings=settings,
+        identity=identity,
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
