@@ -129,6 +129,7 @@ async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio
 async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, None, None]]) -> None:
     """Acts while this replica holds the lease, and gives it back on the way out so that the next need not wait."""
     identity = f"{socket.gethostname()}-{os.getpid()}"
+    await _provide(api, options.lease_namespace)
     lock = LeaseLock(LEASE, options.lease_namespace, identity, api.raw)
     leading = asyncio.Event()
 
@@ -160,6 +161,13 @@ async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, No
                 task.cancel()
         with contextlib.suppress(ApiError, Conflict, OSError):  # the lease runs out by itself otherwise
             await _release(api, options.lease_namespace, identity)
+
+
+async def _provide(api: Api, namespace: str) -> None:
+    """Sees to it that there is a lease, held by nobody if it is new: the client's own way of making one fails."""
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": LEASE}}
+    with contextlib.suppress(Conflict):  # there is one
+        await api.call("POST", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases", body=lease)
 
 
 async def _release(api: Api, namespace: str, identity: str) -> None:
