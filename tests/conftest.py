@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from live import Kubectl, NoTestbed, testbed_env
 
 S3_SECRET = "s3-models"
+
+settings.register_profile("tidegate", deadline=None)  # a busy machine is not a failure
+settings.load_profile("tidegate")
 
 
 @pytest.fixture(scope="session")
