@@ -1,4 +1,4 @@
-"""A little cluster for tests of decisions: an API server's bookkeeping, and how Knative and KServe react, in virtual time.
+"""A little cluster for tests of decisions: an API server's bookkeeping, Knative and KServe, in virtual time.
 
 It stands for nothing that is tested on the real cluster (tests/cluster, tests/e2e). It lets thousands of histories of
 one ModelDeployment be played in milliseconds: crashes after any write, versions that fail, clocks that jump.
@@ -6,10 +6,9 @@ one ModelDeployment be played in milliseconds: crashes after any write, versions
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +35,15 @@ RUNTIME = {
 }
 
 
+def drive(coroutine: Coroutine[None, None, Any]) -> Any:
+    """Runs a coroutine that waits for nothing, without the cost of an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("the coroutine waits for something")
+
+
 class Crash(Exception):
     """The operator was stopped right after a write."""
 
@@ -60,7 +68,9 @@ class World:
     """Versions, by name, whose pods fail: their Revisions are Ready=False."""
     slow: set[str] = field(default_factory=set)
     """Versions whose pods take for ever: their Revisions stay Ready=Unknown."""
-    platform: Platform = Platform()
+    gateway_behind: bool = False
+    """Whether the gateway has not yet taken on what the Routes ask for: they are Ready=Unknown."""
+    platform: Platform = field(default_factory=Platform)
     runtimes: tuple[Object, ...] = (RUNTIME,)
     gateway: dict[str, int] = field(default_factory=dict)
     """What the gateway does: percent by Revision."""
@@ -131,13 +141,13 @@ class World:
         """The cluster reacts, time passes, the operator makes a pass."""
         self.react()
         self.now += timedelta(seconds=seconds)
-        asyncio.run(operator.reconcile(Key(NAMESPACE, "churn")))
+        drive(operator.reconcile(Key(NAMESPACE, "churn")))
 
-    def run(self, seconds: int = 60, operator: Reconciler | None = None) -> Reconciler:
-        """Passes for a while."""
+    def run(self, seconds: int = 60, operator: Reconciler | None = None, every: int = 5) -> Reconciler:
+        """Passes for a while, one every so many seconds."""
         operator = operator or self.operator()
-        for _ in range(seconds // 5):
-            self.step(operator)
+        for _ in range(seconds // every):
+            self.step(operator, every)
         self.react()
         return operator
 
@@ -147,7 +157,7 @@ class World:
         deployment = self.objects.get(("ModelDeployment", key.name))
         if deployment is None:
             return None
-        here = copy.deepcopy(self.objects)
+        here = {key: json.loads(json.dumps(obj)) for key, obj in self.objects.items()}
         revisions = [o for (kind, _), o in here.items() if kind == "Revision"]
         return Observed(
             deployment=here["ModelDeployment", key.name],
@@ -174,7 +184,7 @@ class World:
         else:
             present = self._upsert(copy.deepcopy(dict(obj)), by=FIELD_MANAGER)
         self._written()
-        return copy.deepcopy(present)
+        return json.loads(json.dumps(present))
 
     async def delete(self, obj: Object) -> None:
         key = (obj["kind"], obj["metadata"]["name"])
@@ -298,9 +308,11 @@ class World:
         status = route.setdefault("status", {})
         status["observedGeneration"] = route["metadata"]["generation"]
         if all(ready.get(target["revisionName"]) for target in wanted):
-            status["conditions"] = [{"type": "Ready", "status": "True"}]
             status["url"] = "http://churn.default.localhost"
             status["traffic"] = copy.deepcopy(wanted)
+            status["conditions"] = [{"type": "Ready", "status": "Unknown" if self.gateway_behind else "True"}]
+            if self.gateway_behind:
+                return
             gateway = {target["revisionName"]: target["percent"] for target in wanted}
             if gateway != self.gateway:
                 self.gateway = gateway

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from world import NAMESPACE, World, container, files
 
 FAST = {"steps": [{"weight": 20, "pause": {"for": "30s"}}, {"weight": 60, "pause": {"for": "30s"}}]}
@@ -52,7 +53,8 @@ def test_progressive_rollout_goes_by_its_steps_and_keeps_the_old_version(spec) -
         {"v2": 100},
         {"v2": 100},
     ]
-    assert world.status.stable and world.status.stable.startswith("v2-")
+    assert world.status.stable
+    assert world.status.stable.startswith("v2-")
     assert [k.split("-")[0] for k in world.status.kept] == ["v1"]
     assert world.pods() == {"v2": 1}
     assert world.reason("Progressing") == "False/AtRest"
@@ -309,7 +311,8 @@ def test_reverting_the_spec_goes_back_at_once() -> None:
     world.history.clear()
     world.submit(container("v1", rollout=FAST))
     world.run(200)
-    assert {"v1": 80, "v2": 20} not in world.history and {"v2": 80, "v1": 20} not in world.history
+    assert {"v1": 80, "v2": 20} not in world.history
+    assert {"v2": 80, "v1": 20} not in world.history
     assert world.weights() == {"v1": 100}
     assert len(world.of("ModelVersion")) == 2, "A → B → A is A"
 
@@ -371,7 +374,8 @@ def test_an_old_name_for_a_new_template_is_a_new_version_and_is_said() -> None:
     world.run(300)
     assert len(world.of("ModelVersion")) == 2
     tags = [r["spec"]["tag"] for r in world.of("ModelVersion").values()]
-    assert tags[0] == "v1" and tags[1].startswith("v1-")
+    assert tags[0] == "v1"
+    assert tags[1].startswith("v1-")
     assert "used before" in world.status.condition("VersionsReady").message
 
 
@@ -525,3 +529,30 @@ def test_history_is_bounded() -> None:
         world.run(15, operator)
     world.run(120, operator)
     assert len(world.of("ModelVersion")) == 50
+
+
+def test_a_version_is_deleted_only_once_the_gateway_has_let_it_go() -> None:
+    world = settled()
+    world.submit(container("v2", rollout=FAST))
+    operator = world.run(40)
+    assert world.weights().get("v2")
+    world.gateway_behind = True
+    world.submit(container("v3", rollout=FAST))
+    world.run(60, operator)
+    assert world.weights().get("v2"), "the gateway has not heard yet"
+    assert any("-v2-" in name for name in world.of("Configuration"))
+    world.gateway_behind = False
+    world.run(30, operator)
+    assert not any("-v2-" in name for name in world.of("Configuration"))
+
+
+def test_weights_do_not_fall_when_the_plan_changes_under_way() -> None:
+    world = settled()
+    world.submit(container("v2", rollout={"steps": [{"weight": 50, "pause": {"for": "20s"}}, {"weight": 60}]}))
+    operator = world.operator()
+    while world.weights().get("v2") != 50:
+        world.step(operator)
+    world.submit(container("v2", rollout={"steps": [{"weight": 5}, {"weight": 10, "pause": {}}]}))
+    world.run(120, operator)
+    assert world.weights()["v2"] == 50
+    assert world.reason("Progressing") == "False/AwaitingApproval"
