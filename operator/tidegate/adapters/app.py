@@ -17,7 +17,7 @@ import kopf
 from aiohttp import web
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
-from prometheus_client import exposition
+from prometheus_client import disable_created_metrics, exposition
 
 from tidegate.adapters.api import Api, ApiError, connected
 from tidegate.adapters.telemetry import Metrics
@@ -58,6 +58,7 @@ class LeadershipLost(Exception):
 
 async def run(options: Options, stop: asyncio.Event) -> None:
     """Runs the operator until `stop` is set, or until something that cannot be mended here ends it."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
     async with connected() as api:
         queue = KeyQueue()
         watch, metrics = Watch(api, queue), Metrics(queue)
@@ -70,10 +71,11 @@ async def run(options: Options, stop: asyncio.Event) -> None:
 
         async def act() -> None:
             metrics.leader.set(1)
+            watch.enqueues = True  # what changed before is found by the first pass over everything
             async with asyncio.TaskGroup() as group:
                 for _ in range(WORKERS):
                     group.create_task(reconciler.work())
-                group.create_task(_resync(api, queue, health, options.namespaces))
+                group.create_task(_resync(api, watch, queue, health, options.namespaces))
 
         async with _serving(options.port, health, metrics):
             tasks = {
@@ -180,7 +182,7 @@ async def _release(api: Api, namespace: str, identity: str) -> None:
     await api.call("PATCH", path, body=free, content_type="application/merge-patch+json")
 
 
-async def _resync(api: Api, queue: KeyQueue, health: Health, namespaces: tuple[str, ...]) -> None:
+async def _resync(api: Api, watch: Watch, queue: KeyQueue, health: Health, namespaces: tuple[str, ...]) -> None:
     """Passes over everything now and then, and finds out whether the watches still tell of what is there."""
     while True:
         try:
@@ -188,6 +190,9 @@ async def _resync(api: Api, queue: KeyQueue, health: Health, namespaces: tuple[s
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             log.warning("cannot list ModelDeployments, next try in %.0f s: %s", RELIST, error)
             await asyncio.sleep(RELIST)
+            continue
+        if listed and not watch.listening:  # a pass now would take whatever is not yet known for not there
+            await asyncio.sleep(0.1)
             continue
         health.compare(listed)
         for key in listed:

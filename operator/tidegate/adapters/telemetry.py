@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from tidegate import __version__
 from tidegate.core.decide import Decision
 from tidegate.core.observed import Observed
 from tidegate.runtime.queue import Key, KeyQueue
 
 
 class Metrics:
-    """Metrics of the operator, in a registry of their own. All names begin with `tidegate_`."""
+    """Metrics of the operator, in a registry of their own. All names but the process's begin with `tidegate_`.
+
+    A model's namespace is the label `model_namespace`: `namespace` is what Prometheus calls that of the scraped pod.
+    """
 
     def __init__(self, queue: KeyQueue) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Gauge("tidegate_build_info", "The operator's version; always 1.", ["version"], registry=self.registry).labels(
+            __version__
+        ).set(1)
         self._passes = Counter(
             "tidegate_reconcile", "Passes over a ModelDeployment, by result.", ["result"], registry=self.registry
         )
@@ -36,13 +44,13 @@ class Metrics:
         self._conditions = Gauge(
             "tidegate_modeldeployment_condition",
             "Conditions of each ModelDeployment: 1 True, 0 False, -1 Unknown.",
-            ["namespace", "modeldeployment", "condition"],
+            ["model_namespace", "modeldeployment", "condition"],
             registry=self.registry,
         )
         self._weights = Gauge(
             "tidegate_version_weight_percent",
             "Percent of requests that the Route sends to each version. The label revision joins with the gateway's.",
-            ["namespace", "modeldeployment", "version", "role", "revision"],
+            ["model_namespace", "modeldeployment", "version", "role", "revision"],
             registry=self.registry,
         )
         self._shown: dict[Key, tuple[set[tuple[str, ...]], set[tuple[str, ...]]]] = {}

@@ -41,9 +41,14 @@ def stem(child: str) -> str:
 
 
 class Watch:
-    """The cluster as kopf sees it. Register it with a kopf registry, then `gather`."""
+    """The cluster as kopf sees it. Register it with a kopf registry, then `gather`.
+
+    Attributes:
+        enqueues: whether changes are put into the queue. A replica that stands by only keeps its indexes filled.
+    """
 
     def __init__(self, api: Api, queue: KeyQueue) -> None:
+        self.enqueues = False
         self._api, self._queue = api, queue
         self._indices: Mapping[str, Mapping[Any, Iterable[Object]]] = {}
         self._platform: tuple[float, Platform] | None = None
@@ -115,12 +120,14 @@ class Watch:
 
     async def _parent_changed(self, *, body: kopf.Body, **context: Any) -> None:
         self._remember(context)
-        self._queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
+        if self.enqueues:
+            self._queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
 
     async def _child_changed(self, *, body: kopf.Body, **context: Any) -> None:
         self._remember(context)
-        for key in parents(body):
-            self._queue.add(key)
+        if self.enqueues:
+            for key in parents(body):
+                self._queue.add(key)
 
     def _remember(self, context: Mapping[str, Any]) -> None:
         if not self._indices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -49,7 +50,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> datetime | None:
         """One pass. Returns when to make the next if nothing happens before."""
-        started = self._now()
+        started = time.perf_counter()
         observed = await self._source.gather(key)
         if observed is None or observed.deployment["metadata"].get("deletionTimestamp"):
             self._writer.forget(*key)
@@ -58,7 +59,7 @@ class Reconciler:
         before = self._writer.writes
         decision = decide(observed, self._now())
         await self._writer.write(observed, decision)
-        took = (self._now() - started).total_seconds()
+        took = time.perf_counter() - started
         self._telemetry.passed(key, observed, decision, took, self._writer.writes - before)
         return decision.wake_at or (self._now() + BLOCKED_RETRY if decision.blocked else None)
 
