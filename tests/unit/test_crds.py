@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ConfigDict, Field
 
+from schema import DEFINITIONS, nodes, whole
 from tidegate.api import crds
 from tidegate.api.base import Duration, Quantity, Type, amount, rules, seconds
 
@@ -33,7 +34,7 @@ class Outer(Type):
     by_name: Annotated[dict[str, Inner], Field(description="Insides by name.", max_length=4)] = {}  # noqa: RUF012
 
 
-def schema(kind: type[Type], *, defaults: bool = True) -> dict[str, Any]:
+def structural(kind: type[Type], *, defaults: bool = True) -> dict[str, Any]:
     raw = kind.model_json_schema(by_alias=True)
     return crds.structural(raw, raw.get("$defs", {}), defaults=defaults)
 
@@ -53,7 +54,7 @@ def keys(node: Any) -> Iterator[str]:
 
 
 def test_references_are_inlined_and_the_fields_own_description_wins() -> None:
-    found = schema(Outer)
+    found = structural(Outer)
     assert not {"$ref", "$defs", "allOf", "anyOf", "title"} & set(keys(found))
     assert found["properties"]["plain"]["description"] == "The inside."
     assert found["properties"]["plain"]["properties"]["size"]["type"] == "integer"
@@ -62,7 +63,7 @@ def test_references_are_inlined_and_the_fields_own_description_wins() -> None:
 
 
 def test_an_optional_value_is_the_value_and_not_required() -> None:
-    found = schema(Outer)
+    found = structural(Outer)
     assert found["properties"]["optional"]["type"] == "object"
     assert found["properties"]["optional"]["description"] == "Perhaps an inside."
     assert found["properties"]["plain"]["properties"]["label"] == {
@@ -78,7 +79,7 @@ def test_a_constant_is_an_enum_of_one() -> None:
 
         kind: Annotated[Literal["only"], Field(description="Always the same.")]
 
-    assert schema(Fixed)["properties"]["kind"] == {
+    assert structural(Fixed)["properties"]["kind"] == {
         "type": "string",
         "enum": ["only"],
         "description": "Always the same.",
@@ -92,7 +93,7 @@ def test_exclusive_bounds_are_flags() -> None:
         part: Annotated[float, Field(description="A part.", gt=0, lt=1)]
         most: Annotated[float, Field(description="With the bounds themselves.", ge=0, le=1)]
 
-    found = schema(Bounds)["properties"]
+    found = structural(Bounds)["properties"]
     assert found["part"] == {
         "type": "number",
         "description": "A part.",
@@ -105,7 +106,7 @@ def test_exclusive_bounds_are_flags() -> None:
 
 
 def test_defaults_are_spelled_out_in_the_parent_so_that_it_passes_its_own_rules() -> None:
-    found = schema(Outer)["properties"]
+    found = structural(Outer)["properties"]
     assert found["plain"]["properties"]["size"]["default"] == 3
     assert "default" not in found["plain"], "a required object is not made up"
     assert "default" not in found["optional"], "an optional object is left out"
@@ -113,7 +114,7 @@ def test_defaults_are_spelled_out_in_the_parent_so_that_it_passes_its_own_rules(
 
 
 def test_nothing_has_no_default() -> None:
-    found = schema(Outer)["properties"]
+    found = structural(Outer)["properties"]
     assert "default" not in found["many"]
     assert "default" not in found["byName"]
     assert "default" not in found["plain"]["properties"]["label"]
@@ -126,10 +127,10 @@ def test_status_has_no_defaults() -> None:
         spec: Annotated[Inner, Field(description="Asked for.")]
         status: Annotated[Outer, Field(description="Seen.")]
 
-    found = schema(Whole)["properties"]
+    found = structural(Whole)["properties"]
     assert found["spec"]["properties"]["size"]["default"] == 3
     assert "default" not in set(keys(found["status"]))
-    assert "default" not in set(keys(schema(Outer, defaults=False)))
+    assert "default" not in set(keys(structural(Outer, defaults=False)))
 
 
 @pytest.mark.parametrize("annotation", [int | str, int | str | None, Any, Annotated[Any, Field(max_length=3)]])
@@ -140,7 +141,7 @@ def test_what_has_no_structural_schema_is_refused(annotation: Any) -> None:
         value: annotation
 
     with pytest.raises(ValueError, match="no structural schema"):
-        schema(Loose)
+        structural(Loose)
 
 
 def test_int_or_string_and_rules_survive() -> None:
@@ -151,7 +152,7 @@ def test_int_or_string_and_rules_survive() -> None:
         wait: Annotated[Duration, Field(description="How long.")] = "1s"
         model_config = ConfigDict(json_schema_extra=rules(("has(self.memory)", "say how much")))
 
-    found = schema(Sized)
+    found = structural(Sized)
     assert found["properties"]["memory"]["x-kubernetes-int-or-string"] is True
     assert "type" not in found["properties"]["memory"]
     assert found["properties"]["wait"]["pattern"].startswith("^")
@@ -197,25 +198,6 @@ def test_amount_refuses_what_is_no_quantity(text: Any) -> None:
 
 
 # --- the two CRDs ---
-
-DEFINITIONS = {crd["spec"]["names"]["kind"]: crd for crd in crds.definitions()}
-
-
-def whole(kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = DEFINITIONS[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return found
-
-
-def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every value that a schema describes, with its path: `spec.model.env[].name`, `spec.resources.limits{}`."""
-    yield path, node
-    for name, child in node.get("properties", {}).items():
-        yield from nodes(child, f"{path}.{name}".lstrip("."))
-    if "items" in node:
-        yield from nodes(node["items"], f"{path}[]")
-    if "additionalProperties" in node:
-        yield from nodes(node["additionalProperties"], f"{path}{{}}")
-
 
 EVERYTHING = [(kind, path, node) for kind in DEFINITIONS for path, node in nodes(whole(kind))]
 OURS = [(k, p, n) for k, p, n in EVERYTHING if p.split(".")[0] not in ("apiVersion", "kind", "metadata")]
