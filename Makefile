@@ -7,21 +7,22 @@ PY := $(VENV)/bin/python
 TESTBED := $(PY) -m hack.testbed
 # the folders with tests that are there
 TESTS := $(wildcard tests model-servers/*/tests)
-# what the stamp of the virtual environment depends on
-PINS := pyproject.toml $(wildcard constraints.txt)
+SERVERS := $(wildcard model-servers/*/pyproject.toml)
+CONSTRAINTS := $(wildcard constraints.txt model-servers/*/constraints.txt)
+EDITABLE := -e '.[dev,demo]' $(foreach server,$(SERVERS),-e $(dir $(server)))
 
 .PHONY: help
 help:  ## list what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/stamp: $(PINS)
+$(VENV)/stamp: Makefile pyproject.toml $(SERVERS) $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	    && { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv; } >&2 \
 	    && $(PYTHON) -m venv --clear $(VENV); } || { echo "next: install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	@echo "installing Python packages into $(VENV)" >&2
-	@$(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(wildcard constraints.txt)) -e '.[dev,demo]' >&2
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) $(EDITABLE) >&2
 	@touch $@
 
 .PHONY: venv
@@ -73,16 +74,21 @@ lint: venv  ## style, types, layers
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -m mypy --explicit-package-bases --exclude storage-initializer hack/testbed
+	@$(PY) -m mypy --explicit-package-bases hack/chart
 	@$(VENV)/bin/lint-imports
 
 .PHONY: constraints
 constraints:  ## pin the newest versions that pyproject.toml allows
 	@rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
-	@.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	@.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(wildcard model-servers/*/constraints.txt)) $(EDITABLE)
 	@{ echo '# Exact versions of everything that is installed from pyproject.toml, extras included. Made by `make constraints`.'; \
 	  .venv-constraints/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 	@rm -rf .venv-constraints
 
 .PHONY: crds
 crds: venv  ## write crds/ from the types of the API
-	@$(VENV)/bin/tidegate crds
+	@$(VENV)/bin/tidegate crds --output crds
+
+.PHONY: chart
+chart: venv  ## write what is generated in charts/: definitions, dashboards, the table of values
+	@$(PY) -m hack.chart
