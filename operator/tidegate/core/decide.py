@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from tidegate.api.conditions import Condition, Truth, carry_times
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, VersionStatus
 from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
+from tidegate.api.template import Template
 from tidegate.core import lifecycle, names, requests, route, scaling, versions, workloads
 from tidegate.core.conditions import Problem, Scene, conditions
 from tidegate.core.events import Event, between
 from tidegate.core.lifecycle import Turn
-from tidegate.core.observed import Object, Observed, Target, name, owned
+from tidegate.core.observed import Object, Observed, Platform, Target, name, owned
 from tidegate.core.placement import forbidden, place
 from tidegate.core.rollout.plan import plan
 from tidegate.core.views import View, look
@@ -65,7 +66,9 @@ def decide(observed: Observed, now: datetime) -> Decision:
         try:
             specs[desired] = versions.record(raw, spec.template, observed.runtimes, specs.values())
         except versions.NoRuntime as missing:
-            problem = Problem("NoRuntime", f"{missing.message}. Install one, or name it in model.runtime")
+            problem = _not_installed(observed.platform, spec.template) or Problem(
+                "NoRuntime", f"{missing.message}. Install one, or name it in model.runtime"
+            )
     views = look(observed, old, specs)
 
     # the lifecycle: which of them has the traffic, and which is to get it
@@ -155,9 +158,8 @@ def _invalid(old: ModelDeploymentStatus, error: ValidationError, generation: int
     return Decision(status, events=tuple(between(old, status)))
 
 
-def _problem(observed: Observed, view: View) -> Problem | None:
-    """What keeps a version from being started, that only a person can mend."""
-    platform, template = observed.platform, view.spec.template
+def _not_installed(platform: Platform, template: Template) -> Problem | None:
+    """What the version needs of the cluster and it does not have."""
     if not platform.knative:
         return Problem("KnativeMissing", "Knative Serving is not installed in this cluster; install it first")
     if template.backed_by == "KServe" and not platform.kserve:
@@ -165,7 +167,15 @@ def _problem(observed: Observed, view: View) -> Problem | None:
             "KServeMissing",
             "KServe is not installed in this cluster; install it, or serve an image with model.container",
         )
-    if flags := forbidden(place(template.accelerator), platform.features):
+    return None
+
+
+def _problem(observed: Observed, view: View) -> Problem | None:
+    """What keeps a version from being started, that only a person can mend."""
+    template = view.spec.template
+    if problem := _not_installed(observed.platform, template):
+        return problem
+    if flags := forbidden(place(template.accelerator), observed.platform.features):
         patch = ", ".join(f'"{flag}": "enabled"' for flag in flags)
         return Problem(
             "KnativeFeatureDisabled",
