@@ -86,8 +86,9 @@ constraints:  ## pin the newest versions that pyproject.toml allows
 	@rm -rf .venv-constraints
 
 .PHONY: crds
-crds: venv  ## write crds/ from the types of the API
+crds: venv  ## write crds/ from the types of the API, and the chart's copy
 	@$(VENV)/bin/tidegate crds --output crds
+	@$(PY) -m hack.chart
 
 .PHONY: chart
 chart: venv  ## write what is generated in charts/: definitions, dashboards, the table of values
