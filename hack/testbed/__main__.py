@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -36,7 +37,9 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        return COMMANDS[options.command](options)
+        result = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return result
     except Problem as problem:
         print(f"\nfailed: {problem.what}", file=sys.stderr)
         if problem.log:
@@ -45,6 +48,9 @@ def main() -> int:
             print(f"log:    {problem.log}", file=sys.stderr)
         if problem.advice:
             print(f"next:   {problem.advice}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         PROCESSES.stop()

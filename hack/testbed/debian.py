@@ -25,7 +25,8 @@ def install(log: Log, cache: Path, packages: Sequence[str]) -> None:
             f"this needs the Debian packages {', '.join(packages)}",
             f"run as root: apt-get install {' '.join(packages)}",
         )
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # as if in single-user mode: where no systemd runs, a package must not start its daemon in its own way
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with files.locked(cache / "locks" / "apt.lock"):
         log.run(["apt-get", "update", "-q"], env=env)
         log.run(

@@ -6,6 +6,7 @@ its sockets are short. It belongs to no terminal: an interrupt of the caller doe
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -21,6 +22,38 @@ from .steps import Log, Problem, Step
 from .versions import key
 
 PACKAGES = ("docker.io", "containerd", "runc", "iptables")
+
+
+JUMPS = (  # what a daemon adds to the chains of the system, and then the chains of its own
+    ("filter", "FORWARD", "-j DOCKER-USER"),
+    ("filter", "FORWARD", "-j DOCKER-ISOLATION-STAGE-1"),
+    ("nat", "PREROUTING", "-m addrtype --dst-type LOCAL -j DOCKER"),
+    ("nat", "OUTPUT", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER"),
+)
+CHAINS = {
+    "filter": ("DOCKER", "DOCKER-USER", "DOCKER-ISOLATION-STAGE-1", "DOCKER-ISOLATION-STAGE-2"),
+    "nat": ("DOCKER",),
+}
+
+
+def _others() -> bool:
+    """Whether another Docker daemon runs: the firewall's chains have the same names for all."""
+    names = (Path(path, "comm") for path in glob.glob("/proc/[0-9]*"))
+    return any(name.exists() and name.read_text().strip() == "dockerd" for name in names)
+
+
+def _clear_firewall() -> None:
+    """Take out the empty chains that a daemon leaves behind. What isn't there need not be removed."""
+
+    def iptables(table: str, *words: str) -> None:
+        subprocess.run(["iptables", "-w", "-t", table, *words], capture_output=True, check=False)
+
+    for table, chain, rule in JUMPS:
+        iptables(table, "-D", chain, *rule.split())
+    for action in ("-F", "-X"):
+        for table, chains in CHAINS.items():
+            for chain in chains:
+                iptables(table, action, chain)
 
 
 class Docker:
@@ -148,6 +181,8 @@ class Docker:
             if self._pid():
                 raise Problem(f"our own Docker daemon (process {pid}) did not end", f"end it: kill -9 {pid}")
             shutil.rmtree(self._run, ignore_errors=True)
+            if not _others():
+                _clear_firewall()
             say("stopped our own Docker daemon")
 
     def output(self, *words: str) -> str:

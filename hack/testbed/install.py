@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import files, gobuild, manifests
+from . import debian, files, gobuild, manifests
 from .cluster import VOLUME_ROOT, VOLUMES, Cluster
 from .images import NAMES, Images
 from .settings import Settings
@@ -49,6 +49,8 @@ def certificate(log: Log, settings: Settings) -> manifests.Certificate:
     """An authority of the cluster's own, and a certificate by it for KServe's webhooks."""
     folder = settings.cluster_dir / "tls"
     if not folder.is_dir():
+        if shutil.which("openssl") is None:
+            debian.install(log, settings.cache, ["openssl"])
         with files.made_whole(folder) as out:
             out.mkdir(mode=0o700)
             name = manifests.KSERVE_WEBHOOK

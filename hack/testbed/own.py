@@ -98,5 +98,5 @@ class OwnImages:
             needs=needs,
             seconds=30,
             shared=True,
-            advice=f"look at {source.dockerfile.relative_to(REPO)}; README.md here says what a build is given",
+            advice=f"look at {source.dockerfile}; hack/testbed/README.md says what a build is given",
         )
