@@ -65,6 +65,18 @@ def test_infer_and_the_last_model_name_wins(iris: Process) -> None:
     connection.close()
 
 
+def test_no_answer_is_held_back_in_the_kernel(iris: Process) -> None:
+    connection, seconds = iris.connect(), []
+    for _ in range(50):
+        start = time.perf_counter()
+        ask(connection, "POST", INFER, matrix(ROWS))
+        seconds.append(time.perf_counter() - start)
+    connection.close()
+    # head and body of an answer are two writes: without TCP_NODELAY the second waits 40 ms, once a connection is past
+    # the first few packets, which are acknowledged at once
+    assert min(seconds[25:]) < 0.03
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [

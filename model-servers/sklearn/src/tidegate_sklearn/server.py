@@ -95,9 +95,13 @@ def settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settin
 class _Server(uvicorn.Server):
     """Drains in two steps: turn clients away politely, then close."""
 
-    def __init__(self, config: uvicorn.Config, app: App, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, chosen: Settings) -> None:
         super().__init__(config)
-        self._app, self._drain_seconds = app, drain_seconds
+        self._app, self._chosen = app, chosen
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("serving %r on port %d", self._chosen.name, self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # The parent's handler raises the signal again after the drain, which makes the exit status that of a crash.
@@ -107,8 +111,8 @@ class _Server(uvicorn.Server):
         # Endpoints are taken out of proxies while SIGTERM is under way, so requests still arrive, on new connections
         # and on idle ones. They are answered, and their clients told to go elsewhere, before any socket is closed.
         self._app.draining = True
-        log.info("draining for %g s", self._drain_seconds)
-        await asyncio.sleep(self._drain_seconds)
+        log.info("draining for %g s", self._chosen.drain_seconds)
+        await asyncio.sleep(self._chosen.drain_seconds)
         await super().shutdown(sockets)
 
 
@@ -140,10 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_seconds=time.perf_counter() - start,
         max_body=chosen.max_body,
     )
-    listener = socket.create_server(("0.0.0.0", chosen.port), backlog=2048)  # noqa: S104  # the one port of a container
-    log.info("serving %r on port %d", chosen.name, listener.getsockname()[1])
     config = uvicorn.Config(
         app,
+        host="0.0.0.0",  # noqa: S104  # the one port of a container
+        port=chosen.port,
         http="httptools",
         loop="asyncio",
         ws="none",
@@ -154,5 +158,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         headers=[("Tidegate-Version", chosen.version)] if chosen.version else [],
     )
-    _Server(config, app, chosen.drain_seconds).run([listener])
+    _Server(config, app, chosen).run()
     return 0
