@@ -78,7 +78,7 @@ class KeyQueue:
         """The pass failed: tries again, later each time. Returns the delay in seconds."""
         self._busy.discard(key)
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(self._first * 2.0 ** (failures - 1), self._most)
+        delay = min(self._first * 2.0 ** min(failures - 1, 64), self._most)  # 2.0 ** 1024 is an error
         self.add(key, delay)
         self._changed.set()
         return delay
