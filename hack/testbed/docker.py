@@ -13,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from . import debian, files, runc_caps
@@ -34,6 +35,21 @@ CHAINS = {
     "filter": ("DOCKER", "DOCKER-USER", "DOCKER-ISOLATION-STAGE-1", "DOCKER-ISOLATION-STAGE-2"),
     "nat": ("DOCKER",),
 }
+
+
+KEPT = 4  # images of each name: two clusters, each of an older and a newer state
+
+
+def superseded(refs: Iterable[str]) -> list[str]:
+    """Of images listed newest first, those that have enough newer ones of their name."""
+    seen: dict[str, int] = {}
+    found = []
+    for ref in refs:
+        name = ref.rpartition(":")[0]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > KEPT:
+            found.append(ref)
+    return found
 
 
 def _others() -> bool:
@@ -210,6 +226,14 @@ class Docker:
         return ref in self._refs
 
     def tidy(self) -> None:
-        """Remove what builds have left without a name; only where the daemon is our own, and all of it ours."""
-        if self.own:
-            self.output("image", "prune", "--force")
+        """Remove what builds have left: what has no name, and all but the newest few of each of our images.
+
+        Only where the daemon is our own, and so all that it has is ours.
+        """
+        if not self.own:
+            return
+        listed = self.output("images", "--filter", "reference=dev.local/*/*", "--format", "{{.Repository}}:{{.Tag}}")
+        for ref in superseded(listed.split()):
+            with suppress(Problem):  # a container is of it
+                self.output("rmi", ref)
+        self.output("image", "prune", "--force")

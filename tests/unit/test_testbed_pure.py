@@ -249,6 +249,11 @@ def test_an_image_installs_what_its_project_names(tmp_path: Path) -> None:
     assert source.requirements() == ["setuptools", "wheel", "numpy", "uvicorn>=0.5"]
 
 
+def test_only_the_newest_few_images_of_a_name_are_kept() -> None:
+    newest_first = [f"dev.local/a:{n}" for n in range(docker.KEPT + 2)] + ["dev.local/b:1"]
+    assert docker.superseded(newest_first) == newest_first[docker.KEPT : docker.KEPT + 2]
+
+
 # the node image
 
 
