@@ -399,4 +399,5 @@ def _with_cluster(kubeconfig: str | None, context: str | None, act: Callable[[An
     except (ApiError, Conflict) as error:
         raise Failed(str(error)) from error
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Failed(f"the cluster cannot be reached: {error}. Is KUBECONFIG right?") from error
+        told = str(error) or "no answer in time"
+        raise Failed(f"the cluster cannot be reached: {told}. Is KUBECONFIG right?") from error
