@@ -34,10 +34,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* What the operator does in the namespaces that it looks after. */}}
 {{- define "tidegate.namespacedRules" -}}
-# What people ask for: read, and told what came of it. Nothing but the status is ever written.
+# What people ask for.
 - apiGroups: [tidegate.dev]
   resources: [modeldeployments]
   verbs: [get, list, watch]
+# What came of it. Nothing else of what people wrote is ever changed.
 - apiGroups: [tidegate.dev]
   resources: [modeldeployments/status, modelversions/status]
   verbs: [patch]
@@ -49,10 +50,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [serving.knative.dev]
   resources: [routes]
   verbs: [list, watch, create, patch]
-# What runs the pods of a version: a Configuration for an image, an InferenceService for a model.
+# What runs the pods of a version that is an image.
 - apiGroups: [serving.knative.dev]
   resources: [configurations]
   verbs: [list, watch, create, patch, delete]
+# What runs the pods of a version that is a model in a store.
 - apiGroups: [serving.kserve.io]
   resources: [inferenceservices]
   verbs: [list, watch, create, patch, delete]
