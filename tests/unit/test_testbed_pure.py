@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hack.testbed import (
     cluster,
+    docker,
     files,
     gobuild,
     helm,
