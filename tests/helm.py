@@ -41,9 +41,11 @@ class Helm:
     path: str
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
-    def __call__(self, *args: str | Path, timeout: float = 240) -> str:
+    def __call__(self, *args: str | Path, input: str | None = None) -> str:
         command = [self.path, *map(str, args)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, env=self.env, input=input, capture_output=True, text=True, timeout=240, check=False
+        )
         if done.returncode:
             raise HelmError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
