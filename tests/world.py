@@ -68,6 +68,8 @@ class World:
     """Versions, by name, whose pods fail: their Revisions are Ready=False."""
     slow: set[str] = field(default_factory=set)
     """Versions whose pods take for ever: their Revisions stay Ready=Unknown."""
+    pods_seen: tuple[Object, ...] = ()
+    """Pods of Revisions that are not ready."""
     gateway_behind: bool = False
     """Whether the gateway has not yet taken on what the Routes ask for: they are Ready=Unknown."""
     platform: Platform = field(default_factory=Platform)
@@ -164,6 +166,7 @@ class World:
             records=tuple(o for (kind, _), o in here.items() if kind == "ModelVersion"),
             workloads=tuple(o for (kind, _), o in here.items() if kind in ("InferenceService", "Configuration")),
             revisions=tuple(o for o in revisions if o["metadata"]["labels"].get(DEPLOYMENT_LABEL) == key.name),
+            pods=self.pods_seen,
             route=here.get(("Route", key.name)),
             runtimes=self.runtimes,
             platform=self.platform,

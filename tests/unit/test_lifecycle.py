@@ -556,3 +556,29 @@ def test_weights_do_not_fall_when_the_plan_changes_under_way() -> None:
     world.run(120, operator)
     assert world.weights()["v2"] == 50
     assert world.reason("Progressing") == "False/AwaitingApproval"
+
+
+def test_pods_that_cannot_start_are_told_of_before_knative_notices() -> None:
+    world = World(slow={"v1"})
+    world.submit(container("v1"))
+    operator = world.run(15)
+    assert world.reason("VersionsReady") == "Unknown/VersionStarting"
+    (revision,) = world.of("Revision")
+    world.pods_seen = (
+        {
+            "metadata": {"name": "p", "labels": {"serving.knative.dev/revision": revision}},
+            "status": {
+                "containerStatuses": [
+                    {
+                        "name": "user-container",
+                        "restartCount": 2,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                    }
+                ]
+            },
+        },
+    )
+    world.run(10, operator)
+    assert world.reason("VersionsReady") == "False/VersionFailed"
+    assert "OOMKilled: container user-container: exit code 137" in world.status.condition("VersionsReady").message

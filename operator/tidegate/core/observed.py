@@ -32,6 +32,8 @@ class Observed:
     """InferenceServices and Configurations of its versions, and any other object that stands under such a name."""
     revisions: tuple[Object, ...] = ()
     """Knative Revisions that carry its label."""
+    pods: tuple[Object, ...] = ()
+    """Pods of those Revisions that are not Ready: Knative itself is slow to notice what ails them."""
     route: Object | None = None
     """The Route of its name, whoever owns it."""
     runtimes: tuple[Object, ...] = ()
@@ -81,20 +83,54 @@ class Revision:
     """Pods that are ready now."""
 
 
-def revision(obj: Object) -> Revision:
-    """Reads a Revision."""
+def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
+    """Reads a Revision, and what its pods say where it is not Ready.
+
+    A Revision whose pods cannot start stays Unknown for as long as Knative's progress deadline, ten minutes. Its pods
+    know better, and at once.
+    """
     ready = condition(obj)
     since = ready.get("lastTransitionTime")
-    parts = (ready.get("reason"), ready.get("message"))
+    state, message = ready["status"], ": ".join(str(p) for p in (ready.get("reason"), ready.get("message")) if p)
+    if state != "True":
+        ailing = [trouble for pod in pods if (trouble := ailment(pod))]
+        if stuck := [said for said, final in ailing if final]:
+            state, message = "False", stuck[0]
+        elif ailing and state == "Unknown":
+            message = ailing[0][0]
     return Revision(
         name=name(obj),
         uid=obj["metadata"].get("uid", ""),
         configuration=obj["metadata"].get("labels", {}).get("serving.knative.dev/configuration", ""),
-        ready=ready["status"],
-        message=": ".join(str(part) for part in parts if part),
+        ready=state,
+        message=message,
         changed=datetime.fromisoformat(since) if since else None,
         replicas=int(obj.get("status", {}).get("actualReplicas") or 0),
     )
+
+
+_STUCK = frozenset(
+    {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"}
+)
+"""Reasons for which a container waits that mean that it will not start as it is."""
+
+
+def ailment(pod: Object) -> tuple[str, bool] | None:
+    """What keeps a pod from starting, and whether that is final as it stands; None if nothing does."""
+    status = pod.get("status", {})
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = container.get("state", {}).get("waiting") or {}
+        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+        crashed = bool(ended.get("exitCode")) and int(container.get("restartCount") or 0) > 0
+        if waiting.get("reason") in _STUCK or crashed:
+            reason = ended.get("reason") or waiting.get("reason") or "Error"  # the first does not come and go
+            told = [f"exit code {ended['exitCode']}"] if "exitCode" in ended else []
+            told += [text for text in (ended.get("message"), "" if ended else waiting.get("message")) if text]
+            return f"{reason}: container {container['name']}: {', '.join(told).strip()[:1000]}", True
+    for found in status.get("conditions") or ():
+        if found.get("type") == "PodScheduled" and found.get("status") == "False":
+            return f"{found.get('reason', 'Unschedulable')}: {found.get('message', '')}"[:1000], False
+    return None
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ class View:
         if self.foreign:
             return f"another {workloads.kind(self.spec)} has the name {self.child}; delete or rename it"
         failed = [part.message for part in self.revisions if part.ready == "False" and part.message]
+        starting = [part.message for part in self.revisions if part.ready == "Unknown" and part.message]
         told = workloads.trouble(self.workload) if self.workload else ""
-        return "; ".join(failed) or told or "waiting for its pods"
+        return "; ".join(failed) or told or "; ".join(starting) or "waiting for its pods"
 
     @property
     def child(self) -> str:
@@ -71,7 +72,10 @@ def look(observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, 
     """Every version that has a record, by id."""
     pinned = {version.id: version.revision for version in status.versions}
     by_name = {(obj["kind"], name(obj)): obj for obj in observed.workloads}
-    revisions = [revision(obj) for obj in observed.revisions]
+    pods: dict[str, list[Object]] = {}
+    for pod in observed.pods:
+        pods.setdefault(pod["metadata"].get("labels", {}).get("serving.knative.dev/revision", ""), []).append(pod)
+    revisions = [revision(obj, pods.get(name(obj), ())) for obj in observed.revisions]
     views = {}
     for identity, spec in specs.items():
         workload = by_name.get((workloads.kind(spec), names.child(spec.deployment, identity)))
