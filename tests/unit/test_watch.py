@@ -134,8 +134,12 @@ class FakeApi:
         self.groups = list(groups)
         self.features: Any = {"data": {"flag": "enabled"}}
         self.asked = 0
+        self.pods_asked: list[str] = []
 
-    async def call(self, method: str, path: str) -> Any:
+    async def call(self, method: str, path: str, query: Mapping[str, str] | None = None) -> Any:
+        if path.endswith("/pods"):
+            self.pods_asked.append((query or {})["labelSelector"])
+            return {"items": [{"metadata": {"name": "a-pod"}}]}
         assert (method, path) == ("GET", "/apis")
         self.asked += 1
         return {"groups": [{"name": group} for group in self.groups]}
@@ -221,10 +225,22 @@ def test_a_pass_sees_its_own_children_and_those_that_stand_under_their_names() -
         records=(record,),
         workloads=(service, foreign, configuration),
         revisions=(revision,),
+        pods=({"metadata": {"name": "a-pod"}},),
         route=route,
         runtimes=(runtime, cluster_runtime),
         platform=Platform(True, True, {"flag": "enabled"}),
     )
+
+
+def test_pods_are_asked_for_only_while_a_revision_is_not_ready() -> None:
+    revision = labelled("Revision", "churn-v1-00000000-00001", "churn")
+    api = FakeApi(CHURN)
+    asyncio.run(watching(api, CHURN, revision)[0].gather(Key("shop", "churn")))
+    assert api.pods_asked == ["serving.knative.dev/revision in (churn-v1-00000000-00001)"]
+    ready = revision | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    api = FakeApi(CHURN)
+    asyncio.run(watching(api, CHURN, ready)[0].gather(Key("shop", "churn")))
+    assert api.pods_asked == []
 
 
 def test_a_deployment_is_read_afresh_whatever_the_index_says() -> None:
