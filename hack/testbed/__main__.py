@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -54,7 +55,10 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         PROCESSES.stop()
-        time.sleep(0.5)  # for the threads to clear away what is half done
+        deadline = time.monotonic() + 5  # for the steps to clear away what is half done
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
         print(f"\ninterrupted; `make {options.command}` goes on from here", file=sys.stderr)
         return 130
 

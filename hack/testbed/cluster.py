@@ -185,18 +185,16 @@ class Cluster:
         """Bring those images into the node that it lacks. A tag names one content, so a tag that is there is enough."""
         missing = sorted(set(refs) - self._images())
         if missing:
-            load = (
-                "ctr",
-                "-n",
-                "k8s.io",
-                "images",
-                "import",
-                "--all-platforms",
-                "--digests",
-                "--snapshotter=overlayfs",
-                "-",
-            )
+            # Not with --digests, as kind does it: that gives each image a second name, which would keep it for ever.
+            load = ("ctr", "-n", "k8s.io", "images", "import", "--all-platforms", "--snapshotter=overlayfs", "-")
             log.pipe(["docker", "save", *missing], ["docker", "exec", "-i", self.settings.node, *load], env=self.env)
+
+    def forget(self, log: Log, ref: str) -> None:
+        """Remove an image's other tags from the node."""
+        repository = ref.rpartition(":")[0] + ":"
+        if old := sorted(name for name in self._images() if name.startswith(repository) and name != ref):
+            remove = ("ctr", "-n", "k8s.io", "images", "rm", *old)
+            log.run(["docker", "exec", self.settings.node, *remove], env=self.env)
 
 
 def tool_links(settings: Settings, programs: Mapping[str, Path], needs: Iterable[Step]) -> Step:

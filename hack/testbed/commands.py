@@ -84,7 +84,7 @@ def _up(everything: bool) -> int:
         files.write(settings.cluster_dir / "images.json", json.dumps({n: r for n, (r, _) in tidegate.images.items()}))
         if (settings.cluster_dir / "created").read_text().strip() != node:
             bed.say("note: the cluster is of an earlier node image; `make down up` brings the present one")
-    changed = f"{did} steps had work to do" if did else "everything was there already"
+    changed = f"{did} step{'s' if did > 1 else ''} had work to do" if did else "everything was there already"
     bed.say(f"cluster {settings.cluster} is up ({duration(time.monotonic() - began)}, {changed})")
     print(f"  models      http://NAME.NAMESPACE.localhost:{mapped['http']}")
     print(f"  prometheus  http://localhost:{mapped['prometheus']}")

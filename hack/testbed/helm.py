@@ -121,6 +121,8 @@ class Tidegate:
             env=env,
         )
         self._wait_until_running(log)
+        # Only the operator's: a model server's may be that of a version that is scaled to zero and comes back.
+        self._cluster.forget(log, self.images["operator"][0])
 
     def _wait_until_running(self, log: Log) -> None:
         """Like helm's own --wait; but what crashes at once is not waited for, and its last words are shown."""

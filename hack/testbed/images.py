@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ NAMES = tuple(pinned().published)
 PATH = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 PYTHON_BASE = pinned().published["python-base"].removeprefix("docker.io/library/")  # as Dockerfiles name it
 NOBODY = 65532
+ABANDONED = 6 * 3600  # seconds after which a build's directory is nobody's
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class Images:
         """A directory to put a build together in, beside the cache so that large files need not be copied."""
         folder = self._settings.cache / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():  # of a run that was killed
+            if time.time() - leftover.stat().st_mtime > ABANDONED:
+                shutil.rmtree(leftover, ignore_errors=True)
         return tempfile.TemporaryDirectory(dir=folder)
 
     def build(
