@@ -17,12 +17,12 @@ help:  ## list what one can do
 
 $(VENV)/stamp: Makefile pyproject.toml $(SERVERS) $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	    && { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv; } >&2 \
 	    && $(PYTHON) -m venv --clear $(VENV); } || { echo "next: install Python's venv module (Debian: python3-venv)" >&2; exit 1; }
 	@echo "installing Python packages into $(VENV)" >&2
-	@$(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) $(EDITABLE) >&2
+	@flock $(VENV) $(PY) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) $(EDITABLE) >&2
 	@touch $@
 
 .PHONY: venv

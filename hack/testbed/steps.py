@@ -21,6 +21,7 @@ from typing import TextIO
 from .files import locked
 
 SHOWN_AFTER = 2.0  # seconds after which a running step is worth a line
+NOTICED = 0.1  # seconds below which a finished step is not
 PLAIN_EVERY = 30.0  # seconds between signs of life where there is no terminal
 
 
@@ -201,7 +202,8 @@ class Progress:
             self._line(text)
 
     def finished(self, name: str, seconds: float) -> None:
-        self.say(f"done   {name:<58} {duration(seconds):>7}")
+        if seconds >= NOTICED:
+            self.say(f"done   {name:<58} {duration(seconds):>7}")
 
     def tick(self, running: Mapping[str, float], waiting: int) -> None:
         """Called several times a second with the running steps and how long each has run."""
