@@ -22,7 +22,8 @@ from .settings import Settings
 from .steps import Log, Problem, Step
 from .versions import key
 
-PACKAGES = ("docker.io", "containerd", "runc", "iptables")
+# apparmor where the kernel has it, and cgroupfs-mount where nothing else mounts them
+PACKAGES = ("docker.io", "containerd", "runc", "iptables", "apparmor", "cgroupfs-mount")
 
 
 JUMPS = (  # what a daemon adds to the chains of the system, and then the chains of its own
@@ -133,6 +134,8 @@ class Docker:
     def _start(self, log: Log) -> None:
         self._run.mkdir(parents=True, exist_ok=True)
         self._forget_the_dead()
+        if " - cgroup" not in Path("/proc/self/mountinfo").read_text() and shutil.which("cgroupfs-mount"):
+            log.run(["cgroupfs-mount"])
         command = [
             *("dockerd", "--host", self.own_host, "--data-root", str(self._data)),
             *("--exec-root", str(self._run / "exec"), "--pidfile", str(self._run / "docker.pid")),
