@@ -57,7 +57,7 @@ class Model:
         self.kubectl.apply({**kind, "metadata": {"name": self.name}, "spec": spec}, namespace=self.namespace)
 
     def get(self) -> Any:
-        return self.kubectl.json("get", "mdep", self.name, "-n", self.namespace)
+        return self.kubectl.json("get", "modeldeployments.tidegate.dev", self.name, "-n", self.namespace)
 
     @property
     def status(self) -> Any:
@@ -176,7 +176,7 @@ def model(request: pytest.FixtureRequest, kubectl: Kubectl, namespace: str, test
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:24].strip("-")
     made = Model(kubectl, namespace, words, int(testbed["TIDEGATE_URL_PORT"]))
     yield made
-    kubectl("delete", "mdep", made.name, "-n", namespace, "--ignore-not-found", "--wait=false")
+    kubectl("delete", "modeldeployments.tidegate.dev", made.name, "-n", namespace, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_every_query_of_the_dashboard_has_data(
     chosen = {"namespace": model.namespace, "modeldeployment": model.name, "__rate_interval": "30s"}
 
     def filled(text: str) -> str:
-        return re.sub(r"\$(\w+)", lambda name: chosen[name[1]], text)
+        return re.sub(r"\$(\w+)", lambda name: chosen.get(name[1], name[0]), text)
 
     rollout = {"steps": [{"weight": 50, "pause": {}}]}
     model.apply(model=faulty("v1"), scaling=FAST | {"min": 1}, rollout=rollout)

@@ -151,7 +151,9 @@ def test_scaling_alone_makes_no_version_and_moves_no_traffic(model, faulty) -> N
         "get", "revisions", "-n", model.namespace, "-l", f"tidegate.dev/deployment={model.name}"
     )
     assert [r["metadata"]["name"] for r in revisions["items"]] == [revision]
-    records = model.kubectl.json("get", "mver", "-n", model.namespace, "-l", f"tidegate.dev/deployment={model.name}")
+    records = model.kubectl.json(
+        "get", "modelversions.tidegate.dev", "-n", model.namespace, "-l", f"tidegate.dev/deployment={model.name}"
+    )
     assert len(records["items"]) == 1
 
 
@@ -205,7 +207,7 @@ def test_deleting_it_in_a_rollout_takes_everything_along(model, faulty) -> None:
     model.wait("Ready", "True")
     model.apply(model=faulty("v2"), scaling=FAST, rollout=rollout)
     model.wait_weights(v1=90, v2=10)
-    model.kubectl("delete", "mdep", model.name, "-n", model.namespace)
+    model.kubectl("delete", "modeldeployments.tidegate.dev", model.name, "-n", model.namespace)
     kinds = "modelversions,routes.serving.knative.dev,configurations.serving.knative.dev,revisions.serving.knative.dev"
     label = f"tidegate.dev/deployment={model.name}"
     wait_for(

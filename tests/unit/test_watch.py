@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, cast
 
 import kopf
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tidegate.adapters import watch
 from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.pods import Pods, trimmed
 from tidegate.adapters.watch import PLATFORM_TTL, Watch, parents, stem
 from tidegate.core import names
 from tidegate.core.observed import Object, Observed, Platform
@@ -134,15 +135,23 @@ class FakeApi:
         self.groups = list(groups)
         self.features: Any = {"data": {"flag": "enabled"}}
         self.asked = 0
-        self.pods_asked: list[str] = []
+        self.listings: list[list[Object]] = []
+        self.streams: list[list[Object] | BaseException] = []
 
     async def call(self, method: str, path: str, query: Mapping[str, str] | None = None) -> Any:
         if path.endswith("/pods"):
-            self.pods_asked.append((query or {})["labelSelector"])
-            return {"items": [{"metadata": {"name": "a-pod"}}]}
+            assert query == {"labelSelector": names.DEPLOYMENT_LABEL}
+            return {"items": self.listings.pop(0), "metadata": {"resourceVersion": "7"}}
         assert (method, path) == ("GET", "/apis")
         self.asked += 1
         return {"groups": [{"name": group} for group in self.groups]}
+
+    async def stream(self, path: str, query: Mapping[str, str], seconds: float) -> AsyncIterator[Object]:
+        events = self.streams.pop(0)
+        if isinstance(events, BaseException):
+            raise events
+        for event in events:
+            yield event
 
     async def get(self, path: str) -> Object | None:
         if path.endswith("/config-features"):
@@ -157,7 +166,7 @@ class FakeApi:
 def watching(api: FakeApi, *objects: Mapping[str, Any]) -> tuple[Watch, KeyQueue]:
     """A Watch that has been told of these objects, and its queue."""
     queue = KeyQueue(clock=lambda: 0.0)
-    found = Watch(cast(Api, api), queue)
+    found = Watch(cast(Api, api), queue, Pods(cast(Api, api), queue.add))
     indexes: dict[str, dict[Any, list[Any]]] = {plural: {} for plural in INDEXED_BY}
     for obj in objects:
         plural = PLURALS[obj["kind"]]
@@ -188,7 +197,7 @@ def test_a_leaders_events_enqueue_and_a_standbys_do_not() -> None:
 
 def test_handlers_and_indexes_are_registered_for_everything_that_a_decision_depends_on() -> None:
     registry = kopf.OperatorRegistry()
-    found = Watch(cast(Api, FakeApi()), KeyQueue())
+    found = Watch(cast(Api, FakeApi()), KeyQueue(), Pods(cast(Api, FakeApi()), lambda key: None))
     found.register(registry)
     assert {str(handler.id) for handler in registry._indexing.get_all_handlers()} == set(INDEXED_BY)
     watched = {str(handler.selector.any_name) for handler in registry._watching.get_all_handlers() if handler.selector}
@@ -225,22 +234,57 @@ def test_a_pass_sees_its_own_children_and_those_that_stand_under_their_names() -
         records=(record,),
         workloads=(service, foreign, configuration),
         revisions=(revision,),
-        pods=({"metadata": {"name": "a-pod"}},),
         route=route,
         runtimes=(runtime, cluster_runtime),
         platform=Platform(True, True, {"flag": "enabled"}),
     )
 
 
-def test_pods_are_asked_for_only_while_a_revision_is_not_ready() -> None:
-    revision = labelled("Revision", "churn-v1-00000000-00001", "churn")
-    api = FakeApi(CHURN)
-    asyncio.run(watching(api, CHURN, revision)[0].gather(Key("shop", "churn")))
-    assert api.pods_asked == ["serving.knative.dev/revision in (churn-v1-00000000-00001)"]
-    ready = revision | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    api = FakeApi(CHURN)
-    asyncio.run(watching(api, CHURN, ready)[0].gather(Key("shop", "churn")))
-    assert api.pods_asked == []
+def pod(uid: str, restarts: int = 0, version: str = "1") -> Object:
+    made = labelled("Pod", f"pod-{uid}", "churn")
+    status = {"phase": "Running", "containerStatuses": [{"name": "c", "restartCount": restarts, "image": "i"}]}
+    return {
+        **made,
+        "metadata": {**made["metadata"], "uid": uid, "resourceVersion": version},
+        "spec": {},
+        "status": status,
+    }
+
+
+def test_pods_are_listed_followed_and_listed_anew_when_the_watch_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes, changes and goes is seen, a change enqueues its key once, and a broken watch loses nothing."""
+    monkeypatch.setattr("tidegate.adapters.pods.RETRY_SECONDS", 0)
+    api, changed = FakeApi(), []
+    api.listings = [[pod("a"), pod("b")], [pod("c")], [pod("c")]]
+    api.streams = [
+        [
+            {"type": "MODIFIED", "object": pod("a", restarts=1, version="8")},
+            {"type": "MODIFIED", "object": pod("a", restarts=1, version="9")},
+            {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "10"}}},
+            {"type": "DELETED", "object": pod("b", version="11")},
+        ],
+        [{"type": "ERROR", "object": {"code": 410}}],
+        ApiError(500, "broken"),
+        asyncio.CancelledError(),  # ends the test's run
+    ]
+    pods = Pods(cast(Api, api), changed.append)
+
+    async def follow() -> None:
+        task = asyncio.create_task(pods.run())
+        await pods.listed.wait()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(follow())
+    assert pods.of(Key("shop", "churn")) == (trimmed(pod("c")),), "a was gone when they were listed anew"
+    assert changed == [Key("shop", "churn")] * 6, "a and b come, a crashes (told twice), b goes, a goes, c comes"
+    assert pods.of(Key("shop", "other")) == ()
+
+
+def test_a_pod_is_kept_without_what_no_decision_needs() -> None:
+    kept = trimmed(pod("a", restarts=3))
+    assert kept["status"]["containerStatuses"] == [{"name": "c", "restartCount": 3}]
+    assert "spec" not in kept
+    assert "resourceVersion" not in kept["metadata"]
 
 
 def test_a_deployment_is_read_afresh_whatever_the_index_says() -> None:

@@ -66,6 +66,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [serving.kserve.io]
   resources: [servingruntimes]
   verbs: [list, watch]
+# Pods of the versions, to see crashes: Knative itself notices one at start after ten minutes only.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
 # Events on transitions. They are written once and never read.
 - apiGroups: [""]
   resources: [events]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 from kubernetes.aio import client, config
 
 from tidegate.core.events import Event
@@ -72,6 +73,28 @@ class Api:
             return parsed
         message = str(parsed.get("message") or parsed)[:2000] if isinstance(parsed, dict) else str(parsed)[:2000]
         raise Conflict(message) if status == 409 else ApiError(status, message)
+
+    async def stream(self, path: str, query: Mapping[str, str], seconds: float) -> AsyncIterator[Any]:
+        """The events of a watch, for so many seconds at most. `ApiError` if the server refuses."""
+        method, url, headers, _, _ = await self.raw.param_serialize(
+            "GET",
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
+        response = (await self.raw.call_api(method, url, headers, _request_timeout=limit)).response
+        try:
+            if response.status >= 400:
+                raise ApiError(response.status, str(_parse(await response.read()))[:500])
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in filter(None, lines):
+                    yield json.loads(line)
+        finally:
+            response.close()
 
     async def get(self, path: str) -> Object | None:
         """The object at that path, None if there is none."""

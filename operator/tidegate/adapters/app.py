@@ -20,6 +20,7 @@ from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import disable_created_metrics, exposition
 
 from tidegate.adapters.api import Api, ApiError, connected
+from tidegate.adapters.pods import Pods
 from tidegate.adapters.telemetry import Metrics
 from tidegate.adapters.watch import Watch
 from tidegate.api import API_VERSION
@@ -61,7 +62,8 @@ async def run(options: Options, stop: asyncio.Event) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
     async with connected() as api:
         queue = KeyQueue()
-        watch, metrics = Watch(api, queue), Metrics(queue)
+        pods = Pods(api, lambda key: queue.add(key) if watch.enqueues else None, options.namespaces)
+        watch, metrics = Watch(api, queue, pods), Metrics(queue)
         health = Health(watch, queue)
         reconciler = Reconciler(watch, api, metrics, _now, queue)
         registry = kopf.OperatorRegistry()
@@ -70,6 +72,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         kopf_stop = asyncio.Event()
 
         async def act() -> None:
+            await pods.listed.wait()
             metrics.leader.set(1)
             watch.enqueues = True  # what changed before is found by the first pass over everything
             async with asyncio.TaskGroup() as group:
@@ -81,6 +84,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
             tasks = {
                 asyncio.create_task(_kopf(registry, options, kopf_stop), name="watches"),
                 asyncio.create_task(_lead(api, options, act) if options.elect else act(), name="workers"),
+                asyncio.create_task(pods.run(), name="watch on pods"),
                 asyncio.create_task(stop.wait(), name="stop"),
             }
             try:
@@ -88,7 +92,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
                 for task in done:
                     task.result()  # whatever ended the process is its error
                     if task.get_name() != "stop":
-                        raise RuntimeError(f"the {task.get_name()} ended by themselves")
+                        raise RuntimeError(f"{task.get_name()}: ended by itself")
             finally:
                 kopf_stop.set()
                 for task in tasks:

@@ -13,13 +13,12 @@ from typing import Any
 import kopf
 
 from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.pods import Pods
 from tidegate.api import API_VERSION, GROUP, VERSION
 from tidegate.core import names
-from tidegate.core.observed import Object, Observed, Platform, condition, name
+from tidegate.core.observed import Object, Observed, Platform
 from tidegate.runtime.queue import Key, KeyQueue
 
-PODS = 20
-"""Pods that are looked at for what keeps a version from starting."""
 PLATFORM_TTL = 30.0
 """Seconds for which it is believed what is installed."""
 
@@ -49,7 +48,8 @@ class Watch:
         enqueues: whether changes are put into the queue. A replica that stands by only keeps its indexes filled.
     """
 
-    def __init__(self, api: Api, queue: KeyQueue) -> None:
+    def __init__(self, api: Api, queue: KeyQueue, pods: Pods) -> None:
+        self._pods = pods
         self.enqueues = False
         self._api, self._queue = api, queue
         self._indices: Mapping[str, Mapping[Any, Iterable[Object]]] = {}
@@ -87,26 +87,16 @@ class Watch:
             return None
         short = (key.namespace, stem(names.child(key.name, "x-0")))
         routes = self._find("routes", tuple(key))
-        revisions = self._find("revisions", tuple(key))
         return Observed(
             deployment=deployment,
             records=self._find("modelversions", short),
             workloads=(*self._find("inferenceservices", short), *self._find("configurations", short)),
-            revisions=revisions,
-            pods=await self._unready_pods(key, revisions),
+            revisions=self._find("revisions", tuple(key)),
+            pods=self._pods.of(key),
             route=routes[0] if routes else None,
             runtimes=(*self._find("servingruntimes", key.namespace), *self._find("clusterservingruntimes", "")),
             platform=await self._look_at_platform(),
         )
-
-    async def _unready_pods(self, key: Key, revisions: Iterable[Object]) -> tuple[Object, ...]:
-        """Pods of the Revisions that are not Ready. Asked for only then: a watch on all pods would cost far more."""
-        unready = [name(r) for r in revisions if condition(r)["status"] != "True"]
-        if not unready:
-            return ()
-        query = {"labelSelector": f"serving.knative.dev/revision in ({','.join(unready)})", "limit": str(PODS)}
-        found = await self._api.call("GET", f"/api/v1/namespaces/{key.namespace}/pods", query)
-        return tuple(found["items"])
 
     def _find(self, index: str, key: Any) -> tuple[Object, ...]:
         return tuple(self._indices.get(index, {}).get(key, ()))

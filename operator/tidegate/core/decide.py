@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,10 +26,6 @@ from tidegate.core.placement import forbidden, place
 from tidegate.core.rollout.plan import plan
 from tidegate.core.views import View, look
 
-STARTING_POLL = timedelta(seconds=3)
-"""How soon to look again at the pods of a version that is starting."""
-FAILED_POLL = timedelta(seconds=20)
-"""How soon to look again at those of one that has failed."""
 FLAGS_HELP = "kubectl -n knative-serving patch configmap config-features --type merge -p"
 
 
@@ -126,19 +122,9 @@ def decide(observed: Observed, now: datetime) -> Decision:
         delete=tuple(_leftovers(observed, active, the_route)),
         version_status=dict(_record_statuses(observed, status, views, generation, now)),
         events=tuple(between(old, status)),
-        wake_at=_wake(turn, views, now),
+        wake_at=turn.next.wake_at if turn.next else None,
         blocked=problem is not None,
     )
-
-
-def _wake(turn: Turn, views: Mapping[str, View], now: datetime) -> datetime | None:
-    """When to look again. What happens inside pods that are not ready, no watch tells."""
-    waking = [turn.next.wake_at] if turn.next and turn.next.wake_at else []
-    wanted = (turn.status.stable, turn.goal)
-    states = {views[identity].ready for identity in wanted if identity is not None and identity in views}
-    if states - {"True"}:
-        waking.append(now + (STARTING_POLL if "Unknown" in states else FAILED_POLL))
-    return min(waking, default=None)
 
 
 def _read(record: Object) -> ModelVersionSpec | None:

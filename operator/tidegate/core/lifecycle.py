@@ -74,7 +74,7 @@ def turn(
 
     stable = views[status.stable]
     rollout = _begun(status, aim, stable)
-    if candidate.ready == "False" and rollout.step:
+    if rollout.step and (candidate.ready == "False" or candidate.crashing):
         rejected = Rejected(
             id=aim,
             reason="CandidateFailed",

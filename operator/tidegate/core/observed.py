@@ -33,7 +33,7 @@ class Observed:
     revisions: tuple[Object, ...] = ()
     """Knative Revisions that carry its label."""
     pods: tuple[Object, ...] = ()
-    """Pods of those Revisions that are not Ready: Knative itself is slow to notice what ails them."""
+    """Pods of its versions: Knative itself is slow to notice what ails them."""
     route: Object | None = None
     """The Route of its name, whoever owns it."""
     runtimes: tuple[Object, ...] = ()
@@ -80,7 +80,11 @@ class Revision:
     changed: datetime | None
     """When Ready last changed."""
     replicas: int
-    """Pods that are ready now."""
+    """Pods that are ready now, as Knative's autoscaler counts them."""
+    crashes: int = 0
+    """Times that a container of its present pods ended with an error."""
+    pods_ready: int = 0
+    """Pods that are ready now, as they themselves say."""
 
 
 def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
@@ -91,9 +95,10 @@ def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
     """
     ready = condition(obj)
     since = ready.get("lastTransitionTime")
+    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     state, message = ready["status"], ": ".join(str(p) for p in (ready.get("reason"), ready.get("message")) if p)
     if state != "True":
-        ailing = [trouble for pod in pods if (trouble := ailment(pod))]
+        ailing = [trouble for pod in alive if (trouble := ailment(pod))]
         if stuck := [said for said, final in ailing if final]:
             state, message = "False", stuck[0]
         elif ailing and state == "Unknown":
@@ -106,6 +111,8 @@ def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
         message=message,
         changed=datetime.fromisoformat(since) if since else None,
         replicas=int(obj.get("status", {}).get("actualReplicas") or 0),
+        crashes=sum(map(crashes, alive)),
+        pods_ready=sum(condition(pod)["status"] == "True" for pod in alive),
     )
 
 
@@ -121,8 +128,7 @@ def ailment(pod: Object) -> tuple[str, bool] | None:
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = container.get("state", {}).get("waiting") or {}
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-        crashed = bool(ended.get("exitCode")) and int(container.get("restartCount") or 0) > 0
-        if waiting.get("reason") in _STUCK or crashed:
+        if waiting.get("reason") in _STUCK or _crashes(container):
             reason = ended.get("reason") or waiting.get("reason") or "Error"  # the first does not come and go
             told = [f"exit code {ended['exitCode']}"] if "exitCode" in ended else []
             told += [text for text in (ended.get("message"), "" if ended else waiting.get("message")) if text]
@@ -131,6 +137,17 @@ def ailment(pod: Object) -> tuple[str, bool] | None:
         if found.get("type") == "PodScheduled" and found.get("status") == "False":
             return f"{found.get('reason', 'Unschedulable')}: {found.get('message', '')}"[:1000], False
     return None
+
+
+def crashes(pod: Object) -> int:
+    """Times that a container of the pod ended with an error."""
+    return sum(map(_crashes, pod.get("status", {}).get("containerStatuses") or ()))
+
+
+def _crashes(container: Mapping[str, Any]) -> int:
+    now, before = (container.get(part, {}).get("terminated") or {} for part in ("state", "lastState"))
+    restarts = int(container.get("restartCount") or 0)
+    return restarts * bool(before.get("exitCode")) + bool(now.get("exitCode"))
 
 
 @dataclass(frozen=True)

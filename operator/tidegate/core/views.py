@@ -49,6 +49,11 @@ class View:
         return min((part.replicas for part in self.revisions), default=0) if self.complete else 0
 
     @property
+    def crashing(self) -> bool:
+        """Whether its containers keep ending with an error, or did so once and nothing else is ready."""
+        return any(part.crashes > 1 or (part.crashes and not part.pods_ready) for part in self.revisions)
+
+    @property
     def trouble(self) -> str:
         """Why it is not ready."""
         if self.foreign:
