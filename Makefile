@@ -93,3 +93,7 @@ crds: venv  ## write crds/ from the types of the API, and the chart's copy
 .PHONY: chart
 chart: venv  ## write what is generated in charts/: definitions, dashboards, the table of values
 	@$(PY) -m hack.chart
+
+.PHONY: docs
+docs: venv  ## write docs/reference.md from the types of the API and the commands
+	@$(PY) -m hack.docs
