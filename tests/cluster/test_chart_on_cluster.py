@@ -43,6 +43,7 @@ NEEDS = {
     ("serving.kserve.io", "clusterservingruntimes", "list watch"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "list watch"),
     ("", "configmaps/config-features", "get"),
+    ("", "pods", "list"),
     ("", "events", "create"),
 }
 """What the operator does anywhere: group, resource (or the one name of it, after a slash), verbs."""
@@ -138,7 +139,8 @@ def test_operator_may_do_what_it_needs_and_nothing_else(
     [
         "get secrets",
         "list secrets",
-        "list pods",
+        "get pods",
+        "watch pods",
         "create pods",
         "list configmaps",
         "get configmaps/other",

@@ -12,7 +12,7 @@ import shutil
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import yaml
 
 import helm as charts
 from conftest import FAST, Model
-from helm import CHART, NAMESPACE, RELEASE, Helm
+from helm import CHART, NAMESPACE, RELEASE, Helm, HelmError
 from live import Kubectl, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -36,23 +36,34 @@ KEPT = (
 )
 
 
-@dataclass(frozen=True)
 class Release:
-    """The testbed's release, with the values that it has and the description by which the testbed knows it."""
+    """The testbed's release, with its own values and the description by which the testbed knows it."""
 
-    helm: Helm
-    values: str
-    description: str
+    def __init__(self, helm: Helm) -> None:
+        self._helm = helm
+        self.values: dict[str, Any] = {}
+        self._description = ""
+        self.look()
 
-    def put(self, *words: str | Path, chart: Path = CHART) -> None:
+    def look(self) -> None:
+        """Takes note of how the release is, unless it is gone. It may have been deployed anew since."""
+        try:
+            status = json.loads(self._helm("status", RELEASE, "--namespace", NAMESPACE, "--output", "json"))
+        except HelmError:
+            return
+        self._description = status["info"]["description"]
+        self.values = {name: value for name, value in status["config"].items() if name != "podAnnotations"}
+
+    def put(self, chart: Path = CHART, **values: Any) -> None:
         """helm upgrade --install, and waits until the operator runs."""
+        self.look()
         where = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s")
-        about = ("--description", self.description, "--reset-values", "--values", "-")
-        self.helm("upgrade", "--install", RELEASE, chart, *where, *about, *words, input=self.values)
+        about = ("--description", self._description, "--reset-values", "--values", "-")
+        self._helm("upgrade", "--install", RELEASE, chart, *where, *about, input=json.dumps(self.values | values))
 
     def remove(self) -> None:
         """helm uninstall, and waits until the operator is gone."""
-        self.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "120s")
+        self._helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "120s")
 
 
 @pytest.fixture
@@ -63,13 +74,8 @@ def helm(testbed: dict[str, str]) -> Helm:
 
 
 @pytest.fixture
-def release(helm: Helm) -> Iterator[Release]:
-    """The release, put back as it was at the end."""
-    values = helm("get", "values", RELEASE, "--namespace", NAMESPACE, "--output", "json")
-    status = json.loads(helm("status", RELEASE, "--namespace", NAMESPACE, "--output", "json"))
-    found = Release(helm, values, status["info"]["description"])
-    yield found
-    found.put()
+def release(helm: Helm) -> Release:
+    return Release(helm)
 
 
 def identities(kubectl: Kubectl, names: tuple[str, ...]) -> dict[str, str]:
@@ -92,11 +98,13 @@ def test_upgrade_changes_definitions_and_operator_and_fails_no_request(
     path.write_text(path.read_text().replace("- mver\n", "- mver\n    - chart-test\n"))
     before = identities(kubectl, KEPT)
     with model.load() as load:
-        release.put("--set", "podAnnotations.touched=yes", chart=newer)
-        kubectl("get", "chart-test", "-n", model.namespace)
-        model.apply(model=faulty("v2"), scaling=FAST | {"min": 1}, rollout=IMMEDIATE)
-        model.wait("Ready", "True/Serving")
-        release.put()
+        try:
+            release.put(newer, podAnnotations={"touched": "yes"})
+            kubectl("get", "chart-test", "-n", model.namespace)
+            model.apply(model=faulty("v2"), scaling=FAST | {"min": 1}, rollout=IMMEDIATE)
+            model.wait("Ready", "True/Serving")
+        finally:
+            release.put()
         model.apply(model=faulty("v3"), scaling=FAST | {"min": 1}, rollout=IMMEDIATE)
         model.wait("Ready", "True/Serving")
     assert load.failed == []
@@ -123,8 +131,8 @@ def test_uninstalling_leaves_models_serving_and_installing_again_goes_on(
     before = there()
     wait_for(lambda: not model.pods(), 120, "no pod")
     began = time.monotonic()
-    release.remove()
     try:
+        release.remove()
         assert (
             kubectl(
                 "get",
@@ -146,8 +154,9 @@ def test_uninstalling_leaves_models_serving_and_installing_again_goes_on(
             away = time.monotonic() - began
             model.apply(model=faulty("v2"), scaling=FAST, rollout=IMMEDIATE)
             model.wait("Ready", "True/Serving")
-    finally:
+    except BaseException:
         release.put()
+        raise
     assert load.failed == []
     assert there() == before, "and were taken up, not made anew"
     assert {identity.split("-")[0] for identity in load.versions} == {"v1", "v2"}
@@ -168,11 +177,11 @@ def test_operator_of_one_namespace_needs_no_more_than_its_roles(
         "rbac": {"aggregate": False},
         "dashboards": {"enabled": False},
         "modelServers": {"sklearn": {"enabled": False}},
-        "image": json.loads(release.values)["image"],
+        "image": release.values["image"],
     }
     where = ("--namespace", namespace, "--wait", "--timeout", "120s")
-    helm("install", name, CHART, *where, "--values", "-", input=json.dumps(settings))
     try:
+        helm("install", name, CHART, *where, "--values", "-", input=json.dumps(settings))
         model.apply(model=faulty("v1"), scaling=FAST, rollout=IMMEDIATE)
         model.wait("Ready", "True")
 
