@@ -43,7 +43,7 @@ NEEDS = {
     ("serving.kserve.io", "clusterservingruntimes", "list watch"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "list watch"),
     ("", "configmaps/config-features", "get"),
-    ("", "pods", "list"),
+    ("", "pods", "list watch"),
     ("", "events", "create"),
 }
 """What the operator does anywhere: group, resource (or the one name of it, after a slash), verbs."""
@@ -140,7 +140,7 @@ def test_operator_may_do_what_it_needs_and_nothing_else(
         "get secrets",
         "list secrets",
         "get pods",
-        "watch pods",
+        "delete pods",
         "create pods",
         "list configmaps",
         "get configmaps/other",
