@@ -21,7 +21,7 @@ from tidegate.core.names import DEPLOYMENT_LABEL, FIELD_MANAGER, VERSION_LABEL
 from tidegate.core.observed import Object, Observed, Platform
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
-from tidegate.runtime.write import Conflict
+from tidegate.runtime.write import Conflict, Refused
 
 NAMESPACE = "default"
 RUNTIME = {
@@ -72,6 +72,8 @@ class World:
     """Pods of Revisions that are not ready."""
     gateway_behind: bool = False
     """Whether the gateway has not yet taken on what the Routes ask for: they are Ready=Unknown."""
+    refusing: set[str] = field(default_factory=set)
+    """Versions, by name, whose workloads the API server does not take."""
     platform: Platform = field(default_factory=Platform)
     runtimes: tuple[Object, ...] = (RUNTIME,)
     gateway: dict[str, int] = field(default_factory=dict)
@@ -176,6 +178,8 @@ class World:
         present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
         if obj["kind"] == "Revision" and (present is None or present["metadata"]["uid"] != obj["metadata"]["uid"]):
             raise Conflict("no such Revision")
+        if obj["kind"] in ("Configuration", "InferenceService") and self._version_of(obj) in self.refusing:
+            raise Refused("admission webhook denied the request: expected 0 <= 1200 <= 600")
         if subresource:
             assert present is not None
             wanted = obj["metadata"].get("resourceVersion")

@@ -323,6 +323,35 @@ def test_a_problem_with_a_new_version_leaves_the_old_one_serving(reason: str) ->
     assert here.reason("Ready") == f"False/{reason}"
 
 
+@pytest.mark.parametrize("spec", [container, files])
+def test_a_workload_that_the_api_server_does_not_take_is_told_and_tried_again(spec: Any) -> None:
+    here = World(refusing={"v1"})
+    here.submit(spec("v1"))
+    operator = here.run(20)
+    assert here.reason("Ready") == here.reason("VersionsReady") == "False/VersionFailed"
+    told = here.status.condition("Ready")
+    assert told is not None
+    assert "is refused: admission webhook denied the request: expected 0 <= 1200 <= 600" in told.message
+    here.refusing.clear()
+    here.run(60, operator)
+    assert here.reason("Ready") == "True/Serving"
+
+
+def test_a_candidate_that_is_refused_keeps_nothing_else_from_being_written() -> None:
+    here = World()
+    here.submit(container("v1"))
+    operator = here.run(30)
+    here.refusing.add("v2")
+    here.submit(container("v2", visibility="ClusterLocal"))
+    here.run(30, operator)
+    assert here.reason("Progressing") == "False/CandidateNotReady"
+    assert here.weights() == {"v1": 100}
+    assert "networking.knative.dev/visibility" in here.objects["Route", "churn"]["metadata"]["labels"]
+    writes = here.writes
+    here.run(60, operator)
+    assert here.writes == writes, "what is refused is asked for again, and nothing else"
+
+
 def test_servable_needs_traffic_to_something_that_is_ready() -> None:
     """A Route that is not Ready still serves if what the gateway does leads to a Ready Revision."""
     status = ModelDeploymentStatus(stable=V1)

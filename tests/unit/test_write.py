@@ -16,7 +16,7 @@ from tidegate.core.events import Event
 from tidegate.core.observed import Object, Observed
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import BLOCKED_RETRY, Reconciler
-from tidegate.runtime.write import Conflict, Writer
+from tidegate.runtime.write import Conflict, Refused, Writer
 from virtual import play
 from world import Silent, World, container, files
 
@@ -28,6 +28,8 @@ class Recorder:
         self.calls: list[tuple[str, str]] = []
         self.bodies: list[Mapping[str, Any]] = []
         self._fail_at, self._error = fail_at, error
+        self.skip = False
+        """Whether only that one write fails, and later ones are its successors."""
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
         self._note("status" if subresource else "apply", obj)
@@ -41,6 +43,8 @@ class Recorder:
 
     def _note(self, verb: str, obj: Mapping[str, Any]) -> None:
         if len(self.calls) == self._fail_at:
+            if self.skip:
+                self._fail_at = None
             raise self._error("refused")
         self.calls.append((verb, f"{obj['kind']}/{obj['metadata']['name']}"))
         self.bodies.append(copy.deepcopy(dict(obj)))
@@ -149,6 +153,49 @@ def test_a_records_status_does_not_depend_on_when_it_was_read() -> None:
 def test_a_status_of_a_record_that_is_not_there_is_left_out() -> None:
     decision = Decision(ModelDeploymentStatus(), version_status={"churn-v9": ModelVersionStatus(role="Kept")})
     assert written((SEEN, decision)).calls == []
+
+
+# --- what is refused ---
+
+
+def refusal(at: int) -> tuple[Recorder, Writer]:
+    cluster = Recorder(fail_at=at, error=Refused)
+    return cluster, Writer(cluster)
+
+
+def test_a_refused_workload_stops_nothing_else_and_is_remembered_with_the_reason() -> None:
+    cluster, writer = refusal(ORDER.index(("apply", "Configuration/churn-v1")))
+    cluster.skip = True
+    asyncio.run(writer.write(SEEN, FULL))
+    assert cluster.calls == [call for call in ORDER if call != ("apply", "Configuration/churn-v1")]
+    assert writer.refused(Key("shop", "churn")) == {"churn-v1": "refused"}
+    asyncio.run(writer.write(SEEN, FULL))
+    assert writer.refused(Key("shop", "churn")) == {}, "until it is taken"
+
+
+def test_a_refusal_is_forgotten_with_its_deployment() -> None:
+    cluster, writer = refusal(2)
+    cluster.skip = True
+    asyncio.run(writer.write(SEEN, FULL))
+    writer.forget("shop", "churn")
+    assert writer.refused(Key("shop", "churn")) == {}
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 4])
+def test_what_is_refused_and_no_workload_fails_the_pass(at: int) -> None:
+    cluster, writer = refusal(at)
+    with pytest.raises(Refused):
+        asyncio.run(writer.write(SEEN, FULL))
+    assert cluster.calls == ORDER[:at]
+
+
+def test_a_pass_after_a_refusal_comes_at_once_and_then_now_and_then() -> None:
+    world = World(refusing={"v1"})
+    world.submit(container("v1"))
+    operator = reconciler(world, Telling())
+    key = Key("default", "churn")
+    assert asyncio.run(operator.reconcile(key)) == world.now, "for the status to say so"
+    assert asyncio.run(operator.reconcile(key)) == world.now + BLOCKED_RETRY
 
 
 # --- what is left alone ---

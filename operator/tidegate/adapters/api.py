@@ -15,7 +15,7 @@ from kubernetes.aio import client, config
 from tidegate.core.events import Event
 from tidegate.core.names import FIELD_MANAGER
 from tidegate.core.observed import Object
-from tidegate.runtime.write import Conflict
+from tidegate.runtime.write import Conflict, Refused
 
 TIMEOUT = 30
 """Seconds that a call may take."""
@@ -107,10 +107,20 @@ class Api:
         return found
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
-        """Server-side apply. The caller has made sure that the object is ours: differing fields are taken over."""
+        """Server-side apply. The caller has made sure that the object is ours: differing fields are taken over.
+
+        `Refused` if the API server does not take the object as it is.
+        """
         tail = f"/{subresource}" if subresource else ""
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        result: Object = await self.call("PATCH", path_of(obj) + tail, query, dict(obj), "application/apply-patch+yaml")
+        try:
+            result: Object = await self.call(
+                "PATCH", path_of(obj) + tail, query, dict(obj), "application/apply-patch+yaml"
+            )
+        except ApiError as error:
+            if error.status in (400, 403, 422):
+                raise Refused(error.message) from error
+            raise
         return result
 
     async def delete(self, obj: Object) -> None:

@@ -30,12 +30,16 @@ class Observed:
     """ModelVersions of the deployment."""
     workloads: tuple[Object, ...] = ()
     """InferenceServices and Configurations of its versions, and any other object that stands under such a name."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why the API server did not take workloads when it was last asked to, by their names."""
     revisions: tuple[Object, ...] = ()
     """Knative Revisions that carry its label."""
     pods: tuple[Object, ...] = ()
     """Pods of its versions: Knative itself is slow to notice what ails them."""
     route: Object | None = None
     """The Route of its name, whoever owns it."""
+    refused: tuple[str, ...] = ()
+    """What the API server last refused to take of what was decided, in its words."""
     runtimes: tuple[Object, ...] = ()
     """ClusterServingRuntimes, and the ServingRuntimes of its namespace."""
     platform: Platform = Platform()

@@ -18,6 +18,8 @@ class View:
     spec: ModelVersionSpec
     workload: Object | None = None
     """Its workload, if it is there and ours."""
+    refused: str = ""
+    """Why the API server does not take its workload, if that is not there."""
     foreign: bool = False
     """Whether somebody else's object stands under the workload's name."""
     revision: Revision | None = None
@@ -39,7 +41,7 @@ class View:
     def ready(self) -> str:
         """True if every part of it is, False if one has failed, else Unknown."""
         states = {part.ready for part in self.revisions}
-        if "False" in states:
+        if "False" in states or self.refused:
             return "False"
         return "True" if self.complete and states == {"True"} else "Unknown"
 
@@ -58,6 +60,8 @@ class View:
         """Why it is not ready."""
         if self.foreign:
             return f"another {workloads.kind(self.spec)} has the name {self.child}; delete or rename it"
+        if self.refused:
+            return f"its {workloads.kind(self.spec)} is refused: {self.refused}"
         failed = [part.message for part in self.revisions if part.ready == "False" and part.message]
         starting = [part.message for part in self.revisions if part.ready == "Unknown" and part.message]
         told = workloads.trouble(self.workload) if self.workload else ""
@@ -89,6 +93,7 @@ def look(observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, 
         views[identity] = View(
             spec=spec,
             workload=workload if ours else None,
+            refused="" if workload else observed.refused.get(names.child(spec.deployment, identity), ""),
             foreign=workload is not None and not ours,
             revision=_pick(entry, revisions, pinned.get(identity)),
             behind=tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -56,12 +57,18 @@ class Reconciler:
             self._writer.forget(*key)
             self._telemetry.gone(key)
             return None
+        observed = replace(observed, refused=self._writer.refused(key))
         before = self._writer.writes
         decision = decide(observed, self._now())
         await self._writer.write(observed, decision)
         took = time.perf_counter() - started
         self._telemetry.passed(key, observed, decision, took, self._writer.writes - before)
-        return decision.wake_at or (self._now() + BLOCKED_RETRY if decision.blocked else None)
+        refused = self._writer.refused(key)
+        if refused.keys() != observed.refused.keys():
+            return self._now()  # for the status to say so
+        if decision.wake_at is None and (decision.blocked or refused):
+            return self._now() + BLOCKED_RETRY
+        return decision.wake_at
 
     async def work(self) -> None:
         """Takes keys from the queue for ever. A failed pass is logged, counted and tried again."""

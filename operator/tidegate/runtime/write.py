@@ -13,17 +13,26 @@ from tidegate.core.decide import Decision
 from tidegate.core.events import Event
 from tidegate.core.names import FIELD_MANAGER
 from tidegate.core.observed import Object, Observed, name
+from tidegate.core.workloads import KINDS as WORKLOADS
+from tidegate.runtime.queue import Key
 
 
 class Conflict(Exception):
     """The object has changed since it was read; look again."""
 
 
+class Refused(Exception):
+    """The API server does not take the object as it is: a webhook, a policy, a quota. The message says why."""
+
+
 class Cluster(Protocol):
     """What the writer needs of a cluster."""
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
-        """Server-side apply with Tidegate's field manager; the object as it is afterwards. `Conflict` if stale."""
+        """Server-side apply with Tidegate's field manager; the object as it is afterwards.
+
+        `Conflict` if stale, `Refused` if the API server does not take it.
+        """
 
     async def delete(self, obj: Object) -> None:
         """Deletes exactly this object (by uid); no error if it has gone."""
@@ -43,6 +52,7 @@ class Writer:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._memory: dict[str, tuple[str, str]] = {}
+        self._refused: dict[Key, dict[str, str]] = {}
         self.writes = 0
         """Calls that were made to change something."""
 
@@ -55,8 +65,15 @@ class Writer:
         present: dict[str, Object] = {_address(obj): obj for obj in (*observed.records, *observed.workloads)}
         if observed.route is not None:
             present[_address(observed.route)] = observed.route
+        refused: dict[str, str] = {}
         for obj in decision.apply:
-            await self._apply(obj, present.get(_address(obj)))
+            try:
+                await self._apply(obj, present.get(_address(obj)))
+            except Refused as refusal:
+                if obj["kind"] not in WORKLOADS:
+                    raise
+                refused[name(obj)] = str(refusal)  # one version's trouble; what serves the others is written still
+        self._remember(deployment, refused)
         for record in observed.records:
             if status := decision.version_status.get(name(record)):
                 await self._child_status(record, status.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -67,8 +84,19 @@ class Writer:
         for event in decision.events:
             await self._cluster.announce(deployment, event)
 
+    def refused(self, key: Key) -> Mapping[str, str]:
+        """Why workloads of a deployment were refused in its last pass, by their names."""
+        return self._refused.get(key, {})
+
+    def _remember(self, deployment: Object, refused: dict[str, str]) -> None:
+        key = Key(deployment["metadata"]["namespace"], name(deployment))
+        self._refused.pop(key, None)
+        if refused:
+            self._refused[key] = refused
+
     def forget(self, namespace: str, deployment: str) -> None:
         """Drops what is remembered of a deployment that is gone."""
+        self._refused.pop(Key(namespace, deployment), None)
         prefix = f"{namespace}/{deployment}/"
         for address in [a for a in self._memory if a.startswith(prefix)]:
             del self._memory[address]

@@ -13,6 +13,8 @@ from tidegate.core.names import child
 from tidegate.core.observed import Object, condition
 from tidegate.core.workloads import knative, kserve
 
+KINDS = frozenset({"InferenceService", "Configuration"})
+
 
 def manifest(deployment: Object, version: ModelVersionSpec) -> dict[str, Any]:
     """The workload of a version."""
