@@ -104,8 +104,6 @@ def decide(observed: Observed, now: datetime) -> Decision:
     if traffic and not foreign_route:
         apply.append(route.manifest(raw, spec, traffic))
 
-    if problem is None and observed.refused:
-        problem = Problem("Refused", "; ".join(observed.refused))
     note = _reused(spec.model.version, desired, specs.values())
     scene = Scene(desired, turn, views, the_route, problem, note)
     status = turn.status.model_copy(

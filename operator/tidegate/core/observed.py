@@ -38,8 +38,6 @@ class Observed:
     """Pods of its versions: Knative itself is slow to notice what ails them."""
     route: Object | None = None
     """The Route of its name, whoever owns it."""
-    refused: tuple[str, ...] = ()
-    """What the API server last refused to take of what was decided, in its words."""
     runtimes: tuple[Object, ...] = ()
     """ClusterServingRuntimes, and the ServingRuntimes of its namespace."""
     platform: Platform = Platform()
