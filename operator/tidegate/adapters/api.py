@@ -118,6 +118,8 @@ class Api:
                 "PATCH", path_of(obj) + tail, query, dict(obj), "application/apply-patch+yaml"
             )
         except ApiError as error:
+            if error.status == 422 and "metadata.uid: " in error.message:
+                raise Conflict(error.message) from error  # another object stands there by now
             if error.status in (400, 403, 422):
                 raise Refused(error.message) from error
             raise
