@@ -120,6 +120,7 @@ def trimmed(pod: Object) -> Object:
     return {
         "metadata": {k: metadata[k] for k in _KEPT_METADATA if k in metadata},
         "status": {
+            "phase": status.get("phase"),
             "conditions": [c for c in status.get("conditions") or () if c["type"] in ("Ready", "PodScheduled")],
             "initContainerStatuses": containers("initContainerStatuses"),
             "containerStatuses": containers("containerStatuses"),

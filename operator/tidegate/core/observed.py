@@ -97,7 +97,7 @@ def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
     """
     ready = condition(obj)
     since = ready.get("lastTransitionTime")
-    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    alive = [pod for pod in pods if not _gone(pod)]
     state, message = ready["status"], ": ".join(str(p) for p in (ready.get("reason"), ready.get("message")) if p)
     if state != "True":
         ailing = [trouble for pod in alive if (trouble := ailment(pod))]
@@ -122,6 +122,11 @@ _STUCK = frozenset(
     {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"}
 )
 """Reasons for which a container waits that mean that it will not start as it is."""
+
+
+def _gone(pod: Object) -> bool:
+    """Whether the pod is leaving or was put out: an eviction is the node's doing, and another pod takes over."""
+    return bool(pod["metadata"].get("deletionTimestamp")) or pod.get("status", {}).get("phase") == "Failed"
 
 
 def ailment(pod: Object) -> tuple[str, bool] | None:
