@@ -200,7 +200,7 @@ def make(
         log.run(["docker", "commit", "--change", ENTRYPOINT, BUILDER, ref], env=docker.env)
     finally:
         _remove_builder(log, docker)
-    log.run(["docker", "rmi", "--no-prune", *sorted(set(tags.values()))], env=docker.env)
+    log.run(["docker", "rmi", "--no-prune", unloaded, *sorted(set(tags.values()))], env=docker.env)
 
 
 def _remove_builder(log: Log, docker: Docker) -> None:
