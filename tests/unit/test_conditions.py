@@ -141,6 +141,9 @@ def test_the_stable_version_fails_later() -> None:
         (the_route({}, ready="Unknown"), "Unknown/RouteNotReady", "Unknown/RouteNotReady"),
         (the_route({}, ready="False"), "Unknown/RouteNotReady", "False/RouteNotReady"),
         (the_route({V2: 100}, ready="False"), "Unknown/RouteNotReady", "False/RouteNotReady"),
+        # settled, but not at what it is to be
+        (the_route({V2: 100}), "Unknown/RouteNotReady", "True/RouteReady"),
+        (the_route({V1: 50, V2: 50}), "Unknown/RouteNotReady", "True/RouteReady"),
     ],
 )
 def test_the_route_is_not_what_it_should_be(serves: Object | None, ready: str, servable: str) -> None:
@@ -191,6 +194,16 @@ def test_a_rejected_version_keeps_ready_false_until_somebody_decides() -> None:
         "VersionsReady": "True/VersionsReady",
     }
     assert said(found)["Ready"].message == ("v2 (v2-22222222) is not tried again: rolled back at weight 20%: ExitCode1")
+
+
+def test_a_rejected_version_that_nothing_stands_in_for_is_not_told_as_ready() -> None:
+    """The record of the stable version was deleted by hand, and the spec still asks for what was given up."""
+    rejected = Rejected(id=V2, reason="Aborted", message="aborted on request; `tidegate retry` tries it again", at=NOON)
+    found = scene(
+        ModelDeploymentStatus(rejected=rejected), view(V2), goal=None, desired=V2, serves=the_route({V1: 100})
+    )
+    assert facts(found)["Ready"] == facts(found)["Progressing"] == "False/Aborted"
+    assert facts(found)["Servable"] == "False/NoVersion"
 
 
 def test_an_undo_says_that_spec_and_traffic_differ() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from tidegate.api.conditions import Condition, Truth
 from tidegate.core import route
-from tidegate.core.lifecycle import Turn
+from tidegate.core.lifecycle import Turn, traffic
 from tidegate.core.observed import Object, condition, up_to_date
 from tidegate.core.views import View
 
@@ -72,7 +72,7 @@ def _ready(scene: Scene) -> Said:
     if scene.problem:
         return "False", scene.problem.reason, scene.problem.message
     if status.stable is None:
-        return _versions_ready(scene)
+        return _given_up(scene) or _versions_ready(scene)
     if apart := _apart(scene):
         return apart
     if status.rollout:
@@ -83,18 +83,27 @@ def _ready(scene: Scene) -> Said:
         )
     if scene.views[status.stable].ready == "False":
         return _versions_ready(scene)
-    servable = _servable(scene)
-    if servable[0] != "True" or not route.settled(scene.route, route.asked(scene.route)):
+    servable, told = _servable(scene), _shown(scene, status.stable)
+    if servable[0] != "True":
         return "Unknown", "RouteNotReady", servable[2]
-    return "True", "Serving", f"{_shown(scene, status.stable)} serves all requests"
+    if not route.settled(scene.route, traffic(scene.views[status.stable])):
+        return "Unknown", "RouteNotReady", f"the gateway is taking on that {told} serves all requests"
+    return "True", "Serving", f"{told} serves all requests"
+
+
+def _given_up(scene: Scene) -> Said | None:
+    """What to say where the version of the spec was given up."""
+    rejected = scene.turn.status.rejected
+    if rejected is None:
+        return None
+    return "False", rejected.reason, f"{_shown(scene, rejected.id)} is not tried again: {rejected.message}"
 
 
 def _apart(scene: Scene) -> Said | None:
     """What to say where spec and traffic differ on purpose."""
-    status = scene.turn.status
-    if rejected := status.rejected:
-        return "False", rejected.reason, f"{_shown(scene, rejected.id)} is not tried again: {rejected.message}"
-    if pinned := status.pinned:
+    if given_up := _given_up(scene):
+        return given_up
+    if pinned := scene.turn.status.pinned:
         ways = "change the spec, or `tidegate retry` for what it asks"
         return (
             "False",
@@ -132,7 +141,7 @@ def _progressing(scene: Scene) -> Said:
     if scene.problem:
         return "False", scene.problem.reason, scene.problem.message
     if status.stable is None:
-        return "True", "Starting", f"{_shown(scene, scene.desired)} is starting"
+        return _given_up(scene) or ("True", "Starting", f"{_shown(scene, scene.desired)} is starting")
     if status.rollout and coming:
         stuck = coming.reason in _WAITING or (
             coming.reason == "CandidateNotReady" and scene.views[status.rollout.candidate].ready == "False"
