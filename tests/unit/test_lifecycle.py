@@ -582,3 +582,15 @@ def test_pods_that_cannot_start_are_told_of_before_knative_notices() -> None:
     world.run(10, operator)
     assert world.reason("VersionsReady") == "False/VersionFailed"
     assert "OOMKilled: container user-container: exit code 137" in world.status.condition("VersionsReady").message
+
+
+def test_a_release_that_renders_workloads_otherwise_leaves_those_that_are_there() -> None:
+    world = settled()
+    (workload,) = world.of("Configuration").values()
+    workload["spec"] = {"template": {"rendered": "by an earlier release"}}
+    before = workload["metadata"]["generation"]
+    operator = world.run(30)
+    assert workload["metadata"]["generation"] == before, "a new operator does not render it anew"
+    workload["metadata"]["managedFields"] = [{"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {}}]
+    world.run(10, operator)
+    assert "rendered" not in workload["spec"]["template"], "but takes back what somebody changes"

@@ -72,7 +72,8 @@ DEPLOYMENT: dict[str, Any] = {
     "metadata": {"name": "churn", "namespace": "shop", "uid": "u0", "resourceVersion": "5", "generation": 1},
     "spec": {},
 }
-RECORD = kept(child("ModelVersion", "churn-v1"))
+OWN_RECORD = child("ModelVersion", "churn-v1")
+RECORD = kept(OWN_RECORD)
 OLD = kept(child("Configuration", "churn-v0"))
 WORKLOAD, ROUTE = child("Configuration", "churn-v1"), child("Route", "churn")
 FULL = Decision(
@@ -255,8 +256,8 @@ def test_a_revision_is_patched_whenever_it_is_asked_for() -> None:
 def test_what_was_not_written_is_not_remembered() -> None:
     cluster = Recorder(fail_at=1)
     writer = Writer(cluster)
-    seen = Observed(deployment=DEPLOYMENT, workloads=(kept(WORKLOAD),), route=kept(ROUTE))
-    decision = Decision(ModelDeploymentStatus(), apply=(WORKLOAD, ROUTE))
+    seen = Observed(deployment=DEPLOYMENT, records=(RECORD,), route=kept(ROUTE))
+    decision = Decision(ModelDeploymentStatus(), apply=(OWN_RECORD, ROUTE))
 
     async def go() -> None:
         with pytest.raises(Conflict):
@@ -265,13 +266,13 @@ def test_what_was_not_written_is_not_remembered() -> None:
         await writer.write(seen, decision)
 
     asyncio.run(go())
-    assert cluster.calls == [("apply", "Configuration/churn-v1"), ("apply", "Route/churn")]
+    assert cluster.calls == [("apply", "ModelVersion/churn-v1"), ("apply", "Route/churn")]
 
 
 def test_a_deleted_object_is_forgotten_so_that_it_can_come_back() -> None:
-    seen = Observed(deployment=DEPLOYMENT, workloads=(kept(WORKLOAD),))
-    there = Decision(ModelDeploymentStatus(), apply=(WORKLOAD,))
-    gone = Decision(ModelDeploymentStatus(), delete=(kept(WORKLOAD),))
+    seen = Observed(deployment=DEPLOYMENT, records=(RECORD,))
+    there = Decision(ModelDeploymentStatus(), apply=(OWN_RECORD,))
+    gone = Decision(ModelDeploymentStatus(), delete=(RECORD,))
     verbs = [verb for verb, _ in written((seen, there), (seen, gone), (seen, there)).calls]
     assert verbs == ["apply", "delete", "apply"]
 
@@ -279,8 +280,8 @@ def test_a_deleted_object_is_forgotten_so_that_it_can_come_back() -> None:
 def test_a_deployment_that_is_gone_is_forgotten_and_its_namesakes_are_not() -> None:
     cluster = Recorder()
     writer = Writer(cluster)
-    seen = Observed(deployment=DEPLOYMENT, workloads=(kept(WORKLOAD),))
-    decision = Decision(ModelDeploymentStatus(), apply=(WORKLOAD,))
+    seen = Observed(deployment=DEPLOYMENT, records=(RECORD,))
+    decision = Decision(ModelDeploymentStatus(), apply=(OWN_RECORD,))
 
     async def go() -> None:
         await writer.write(seen, decision)

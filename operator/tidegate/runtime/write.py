@@ -47,6 +47,9 @@ class Writer:
     An object is left alone if it is asked to be what it was asked to be before, and Tidegate's fields in it are
     still the ones that it set then: whoever changes one takes it over in `managedFields`. The memory is only a
     saving. After a restart every object is applied once more, which changes nothing in the cluster.
+
+    But not workloads: one that is there stays as it was made, since a release that renders it otherwise would have
+    Knative cut a new Revision, and start its pods, for every version of every model.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -103,8 +106,12 @@ class Writer:
 
     async def _apply(self, obj: Mapping[str, Any], present: Object | None) -> None:
         address, wanted = _address(obj), _digest(obj)
-        if present is not None and self._memory.get(address) == (wanted, _ours(present)):
-            return
+        if present is not None:
+            known = self._memory.get(address)
+            if known is None and obj["kind"] in WORKLOADS and _made_by_us(present):
+                known = self._memory[address] = (wanted, _ours(present))
+            if known == (wanted, _ours(present)):
+                return
         self.writes += 1
         result = await self._cluster.apply(obj)
         self._memory[address] = (wanted, _ours(result))
@@ -148,11 +155,18 @@ def _digest(obj: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
 
 
-def _ours(obj: Object) -> str:
-    """The object's identity and the fields of it that Tidegate set and nobody has changed since."""
-    fields = [
+def _our_fields(obj: Object) -> list[Any]:
+    return [
         entry.get("fieldsV1")
         for entry in obj["metadata"].get("managedFields") or ()
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource")
     ]
-    return _digest({"uid": obj["metadata"].get("uid"), "fields": fields})
+
+
+def _made_by_us(obj: Object) -> bool:
+    return bool(_our_fields(obj))
+
+
+def _ours(obj: Object) -> str:
+    """The object's identity and the fields of it that Tidegate set and nobody has changed since."""
+    return _digest({"uid": obj["metadata"].get("uid"), "fields": _our_fields(obj)})
