@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from live import Kubectl, KubectlError, wait_for
+from pages import EXAMPLES
 from schema import DEFINITIONS, nodes, whole
 from tidegate.adapters.api import ApiError, connected
 from tidegate.api import GROUP, crds
@@ -256,6 +257,12 @@ def test_what_was_written_is_kept(server: Server, spec: dict[str, Any]) -> None:
     """No field of the types is lost on its way through the schema."""
     found = server.post("ModelDeployment", spec)["spec"]
     assert found == spec | {"volumes": [{"readOnly": True} | volume for volume in spec["volumes"]]}
+
+
+def test_the_examples_of_the_docs_are_accepted(server: Server) -> None:
+    assert EXAMPLES
+    for example in EXAMPLES:
+        server.post("ModelDeployment", example["spec"], name=example["metadata"]["name"], strict=True)
 
 
 @pytest.mark.parametrize("name", ["a", "a1", "churn-2", "x" * 36])
