@@ -278,7 +278,7 @@ def test_a_transition_time_moves_only_when_the_status_flips() -> None:
 
 # --- what only a person can mend: as it comes out of a whole decision, with what to do ---
 
-GPU = {"accelerator": {"minMemory": "20Gi", "runtimeClass": "nvidia"}}
+GPU: dict[str, Any] = {"accelerator": {"minMemory": "20Gi", "runtimeClass": "nvidia"}}
 
 
 @pytest.mark.parametrize(

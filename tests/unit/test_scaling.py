@@ -21,13 +21,13 @@ DEFAULT = {
 }
 
 
-def annotations(floor: int = 0, **fields: Any) -> dict[str, str]:
+def annotated(floor: int = 0, **fields: Any) -> dict[str, str]:
     found = autoscaling(Scaling.model_validate(fields), floor)
     return {key.removeprefix("autoscaling.knative.dev/"): value for key, value in found.items()}
 
 
 def test_defaults() -> None:
-    assert annotations() == DEFAULT
+    assert annotated() == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -43,21 +43,21 @@ def test_defaults() -> None:
     ],
 )
 def test_each_field_is_an_annotation(fields: dict[str, Any], floor: int, changed: dict[str, str]) -> None:
-    assert annotations(floor, **fields) == DEFAULT | changed
+    assert annotated(floor, **fields) == DEFAULT | changed
 
 
 @pytest.mark.parametrize(("window", "written"), [("6500ms", "7s"), ("1m500ms", "61s"), ("6s", "6s")])
 def test_parts_of_seconds_are_rounded_up(window: str, written: str) -> None:
-    assert annotations(window=window)["window"] == written
+    assert annotated(window=window)["window"] == written
 
 
 def test_a_version_with_no_traffic_keeps_no_replica_whatever_min_says() -> None:
-    assert annotations(0, min=3)["min-scale"] == "0"
+    assert annotated(0, min=3)["min-scale"] == "0"
 
 
 def test_a_floor_above_max_raises_it() -> None:
     """A stable version that had more replicas when its rollout began keeps them: Knative refuses min above max."""
-    found = annotations(8, max=5)
+    found = annotated(8, max=5)
     assert (found["min-scale"], found["max-scale"]) == ("8", "8")
 
 

@@ -55,6 +55,11 @@ def owner(name: str, kind: str = "ModelDeployment") -> dict[str, Any]:
     return {"kind": kind, "name": name, "uid": f"uid-{name}"}
 
 
+def body_of(obj: Mapping[str, Any]) -> kopf.Body:
+    """The object as kopf hands it to a handler."""
+    return kopf.Body(cast(Any, obj))
+
+
 # --- stem ---
 
 
@@ -103,7 +108,7 @@ def test_parents(child: Object, expected: list[str]) -> None:
 
 
 def indexed(function: Any, obj: Mapping[str, Any]) -> Any:
-    return asyncio.run(function(body=kopf.Body(obj), logger=None))
+    return asyncio.run(function(body=body_of(obj), logger=None))
 
 
 def test_index_by_name_by_stem_by_label_and_by_namespace() -> None:
@@ -172,7 +177,7 @@ def watching(api: FakeApi, *objects: Mapping[str, Any]) -> tuple[Watch, KeyQueue
         plural = PLURALS[obj["kind"]]
         for key, value in (indexed(INDEXED_BY[plural], obj) or {}).items():
             indexes[plural].setdefault(key, []).append(value)
-    asyncio.run(found._child_changed(body=kopf.Body(thing("Revision", "r")), **indexes))
+    asyncio.run(found._child_changed(body=body_of(thing("Revision", "r")), **indexes))
     return found, queue
 
 
@@ -181,10 +186,10 @@ CHURN = thing("ModelDeployment", "churn")
 
 def test_a_leaders_events_enqueue_and_a_standbys_do_not() -> None:
     found, queue = watching(FakeApi())
-    child = kopf.Body(labelled("Revision", "r", "churn"))
+    child = body_of(labelled("Revision", "r", "churn"))
 
     async def both() -> None:
-        await found._parent_changed(body=kopf.Body(CHURN))
+        await found._parent_changed(body=body_of(CHURN))
         await found._child_changed(body=child)
 
     asyncio.run(both())
@@ -254,7 +259,8 @@ def pod(uid: str, restarts: int = 0, version: str = "1") -> Object:
 def test_pods_are_listed_followed_and_listed_anew_when_the_watch_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes, changes and goes is seen, a change enqueues its key once, and a broken watch loses nothing."""
     monkeypatch.setattr("tidegate.adapters.pods.RETRY_SECONDS", 0)
-    api, changed = FakeApi(), []
+    changed: list[Key] = []
+    api = FakeApi()
     api.listings = [[pod("a"), pod("b")], [pod("c")], [pod("c")]]
     api.streams = [
         [

@@ -127,7 +127,7 @@ def mounted(source: dict[str, Any], *, read_only: bool = True) -> dict[str, Any]
     } | {f"P.volumes[extra].{path}": value for path, value in source.items()}
 
 
-GPU = {"accelerator": {}}
+GPU: dict[str, Any] = {"accelerator": {}}
 TRANSFORMER = {"model": {"transformer": {"image": "registry.test/t:1"}}}
 NODES = "P.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
 TAINT = {"key": "nvidia.com/gpu", "operator": "Exists"}

@@ -335,11 +335,12 @@ def test_a_pass_tells_when_to_look_again() -> None:
     while world.weights().get("v2") != 50:
         world.step(operator)
     world.step(operator)
-    since = world.status.rollout and world.status.rollout.since
-    assert since is not None
+    rollout = world.status.rollout
+    assert rollout is not None
+    assert rollout.since is not None
     wake_at = asyncio.run(operator.reconcile(Key("default", "churn")))
     assert wake_at is not None
-    assert (wake_at - since).total_seconds() == 3600
+    assert (wake_at - rollout.since).total_seconds() == 3600
     assert telemetry.told[-1] == "passed with 0 writes"
 
 
