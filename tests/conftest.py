@@ -26,7 +26,8 @@ def testbed() -> dict[str, str]:
     try:
         return testbed_env()
     except NoTestbed as missing:
-        pytest.fail(str(missing), pytrace=False)
+        told = str(missing)
+    pytest.fail(told, pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -221,6 +221,8 @@ def test_short_names_and_category(kubectl: Kubectl) -> None:
     told = kubectl("api-resources", f"--api-group={GROUP}", "--categories=tidegate", "--no-headers")
     found = {words[0]: words[1] for line in told.splitlines() if (words := line.split())}
     assert found == {"modeldeployments": "mdep", "modelversions": "mver"}
+    for short in found.values():
+        kubectl("get", short, "--all-namespaces")
 
 
 # --- what is accepted ---

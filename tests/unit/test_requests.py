@@ -150,6 +150,17 @@ def test_abort_of_an_undo_under_way_goes_on_as_the_spec_asks() -> None:
     assert found.rejected is None
 
 
+def test_abort_of_an_undo_out_of_a_rollout_tries_neither() -> None:
+    """The spec asks for v3, v2 has the traffic, and v1 was on its way: calling that off must not begin v3 again."""
+    undoing = AT_REST.model_copy(
+        update={"rollout": RolloutStatus(candidate=KEPT, stable=STABLE), "pinned": Pinned(to=KEPT, over=CANDIDATE)}
+    )
+    found = asked("abort v1", undoing)
+    assert found.pinned is None
+    assert found.rejected is not None
+    assert found.rejected.id == CANDIDATE
+
+
 @pytest.mark.parametrize("verb", ["approve", "promote", "abort"])
 def test_what_needs_a_rollout_is_refused_without_one(verb: str) -> None:
     assert refused(verb, AT_REST) == "no rollout is on"
