@@ -112,7 +112,7 @@ def test_first_version_failed() -> None:
     assert facts(found) == {
         "Ready": "False/VersionFailed",
         "Servable": "False/NoVersion",
-        "Progressing": "True/Starting",
+        "Progressing": "False/VersionFailed",
         "VersionsReady": "False/VersionFailed",
     }
     assert said(found)["Ready"].message == "v1 (v1-11111111): ExitCode1: no such key"

@@ -594,3 +594,15 @@ def test_a_release_that_renders_workloads_otherwise_leaves_those_that_are_there(
     workload["metadata"]["managedFields"] = [{"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {}}]
     world.run(10, operator)
     assert "rendered" not in workload["spec"]["template"], "but takes back what somebody changes"
+
+
+def test_a_lost_status_does_not_let_the_candidate_take_everything() -> None:
+    world = settled()
+    world.submit(container("v2", rollout=FAST))
+    operator = world.run(40)
+    assert world.weights() == {"v1": 80, "v2": 20}
+    del world.deployment["status"]
+    world.history.clear()
+    world.run(300, operator)
+    assert {"v1": 80, "v2": 20} in world.history, "it goes through its steps again"
+    assert world.weights() == {"v2": 100}

@@ -141,6 +141,9 @@ def _progressing(scene: Scene) -> Said:
     if scene.problem:
         return "False", scene.problem.reason, scene.problem.message
     if status.stable is None:
+        starting = scene.views.get(scene.turn.goal or "")
+        if starting and starting.ready == "False":
+            return _versions_ready(scene)
         return _given_up(scene) or ("True", "Starting", f"{_shown(scene, scene.desired)} is starting")
     if status.rollout and coming:
         stuck = coming.reason in _WAITING or (

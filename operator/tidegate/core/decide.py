@@ -72,7 +72,11 @@ def decide(observed: Observed, now: datetime) -> Decision:
     views = look(observed, old, specs)
 
     # the lifecycle: which of them has the traffic, and which is to get it
+    foreign_route = observed.route is not None and not owned(observed.route, raw)
+    the_route = None if foreign_route else observed.route
     status = lifecycle.forget(old, desired, specs)
+    if status.stable is None:
+        status = status.model_copy(update={"stable": _carrying(the_route, views)})
     kept = status.kept[: spec.rollout.keep_versions]
     status = status.model_copy(update={"kept": kept, "observed_generation": generation})
     steps = plan(spec.rollout, spec.scaling.window, known=lifecycle.goal(status, desired) in kept)
@@ -81,8 +85,6 @@ def decide(observed: Observed, now: datetime) -> Decision:
     problem = problem if goal == desired else None
     if goal is not None and goal in views and goal != status.stable:
         problem = _problem(observed, views[goal])
-    foreign_route = observed.route is not None and not owned(observed.route, raw)
-    the_route = None if foreign_route else observed.route
     if foreign_route:
         problem = Problem(
             "NameTaken", f"a Route called {name(raw)} is there and is not ours; delete it, or rename this"
@@ -125,6 +127,13 @@ def decide(observed: Observed, now: datetime) -> Decision:
         wake_at=turn.next.wake_at if turn.next else None,
         blocked=problem is not None,
     )
+
+
+def _carrying(the_route: Object | None, views: Mapping[str, View]) -> str | None:
+    """The version with most of the traffic, where the status has been lost: as after a restore from a backup."""
+    percents = {target.revision: target.percent for target in route.asked(the_route)}
+    share = {i: percents[v.revision.name] for i, v in views.items() if v.revision and v.revision.name in percents}
+    return max(share, key=lambda identity: share[identity], default=None)
 
 
 def _read(record: Object) -> ModelVersionSpec | None:
