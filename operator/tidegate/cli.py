@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -61,6 +60,8 @@ def run(
     log_level: str,
 ) -> None:
     """Run the operator."""
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = kubeconfig  # kopf and the client look there, the client once: as it is imported
     from tidegate.adapters import app  # the operator's imports are heavy, and the other commands do without
     from tidegate.adapters.api import ApiError
 
@@ -68,14 +69,11 @@ def run(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    if kubeconfig:
-        os.environ["KUBECONFIG"] = kubeconfig  # kopf and the client both look there
     options = app.Options(namespaces, port, leader_elect, lease_namespace)
 
     async def until_told() -> None:
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        app.heed_signals(stop)
         await app.run(options, stop)
 
     try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
 
         async with _serving(options.port, health, metrics):
             tasks = {
-                asyncio.create_task(_kopf(registry, options, kopf_stop), name="watches"),
+                asyncio.create_task(_kopf(registry, options, kopf_stop, stop), name="watches"),
                 asyncio.create_task(_lead(api, options, act) if options.elect else act(), name="workers"),
                 asyncio.create_task(pods.run(), name="watch on pods"),
                 asyncio.create_task(stop.wait(), name="stop"),
@@ -94,11 +95,19 @@ async def run(options: Options, stop: asyncio.Event) -> None:
                     if task.get_name() != "stop":
                         raise RuntimeError(f"{task.get_name()}: ended by itself")
             finally:
+                # the watches last: as it ends, kopf cancels every task there is, that which gives the lease back too
+                others = [task for task in tasks if task.get_name() != "watches"]
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others, timeout=10)
                 kopf_stop.set()
-                for task in tasks:
-                    if task.get_name() != "watches":
-                        task.cancel()
                 await asyncio.wait(tasks, timeout=10)
+
+
+def heed_signals(stop: asyncio.Event) -> None:
+    """Lets SIGTERM and SIGINT set `stop`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def _now() -> datetime:
@@ -113,7 +122,9 @@ def _login(**context: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
-async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio.Event) -> None:
+async def _kopf(
+    registry: kopf.OperatorRegistry, options: Options, kopf_stop: asyncio.Event, stop: asyncio.Event
+) -> None:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # Tidegate writes its own Events, on transitions only
     settings.watching.server_timeout = 300  # a watch that has gone silent is made anew
@@ -121,15 +132,18 @@ async def _kopf(registry: kopf.OperatorRegistry, options: Options, stop: asyncio
     settings.watching.connect_timeout = 10
     # kopf would name this process after its user, and a container's user need not have a name
     identity: Any = socket.gethostname()
-    await kopf.operator(
+    existing = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings,
         identity=identity,
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
-        stop_flag=stop,
+        stop_flag=kopf_stop,
     )
+    heed_signals(stop)  # kopf has taken them for itself
+    await kopf.run_tasks(tasks, ignored=existing)
 
 
 async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, None, None]]) -> None:
