@@ -44,7 +44,7 @@ def drive(coroutine: Coroutine[None, None, Any]) -> Any:
     raise RuntimeError("the coroutine waits for something")
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The operator was stopped right after a write."""
 
 

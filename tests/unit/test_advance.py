@@ -15,6 +15,7 @@ from tidegate.core.rollout.advance import Facts, Next, advance
 from tidegate.core.rollout.plan import Planned
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+WINDOW = timedelta(seconds=20)
 MINUTE = timedelta(minutes=1)
 PLAN = (Planned(10, MINUTE), Planned(50, approval=True), Planned(100, MINUTE))
 NEEDED = (1, 3, 6, 6)
@@ -27,7 +28,7 @@ def at(step: int, *, since: datetime | None = None, **more: Any) -> RolloutStatu
 
 
 def facts(replicas: int = 9, *, in_force: bool = True, paused: bool = False) -> Facts:
-    return Facts(in_force=in_force, ready_replicas=replicas, needed=NEEDED, paused=paused)
+    return Facts(in_force=in_force, ready_replicas=replicas, needed=NEEDED, paused=paused, window=WINDOW)
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,13 @@ CASES = [
     Case("is promoted after it", at(3, since=NOON - MINUTE), floor=6, promoted=True),
     Case("is promoted warm only", at(3, since=NOON - MINUTE), facts(5), reason="Warming", floor=6),
     # told to promote
-    Case("promote skips what is left", at(1, since=NOON, promote=True), floor=6, promoted=True),
-    Case("promote skips approval", at(2, since=NOON, promote=True), floor=6, promoted=True),
-    Case("promote from the beginning", at(0, promote=True), floor=6, promoted=True),
+    Case("promote goes to the last step", at(1, since=NOON, promote=True), reason="Advancing", to=3, floor=6),
+    Case("promote skips approval", at(2, since=NOON, promote=True), reason="Advancing", to=3, floor=6),
+    Case("promote from the beginning", at(0, promote=True), reason="Advancing", to=3, floor=6),
+    Case(
+        "promote carries all for a window", at(3, since=NOON, promote=True), reason="Holding", floor=6, wake_in=WINDOW
+    ),
+    Case("promote is done after it", at(3, since=NOON - WINDOW, promote=True), floor=6, promoted=True),
     Case("promote waits for replicas", at(1, since=NOON, promote=True), facts(5), reason="Warming", floor=6),
     Case("promote waits for the Route", at(1, promote=True), facts(in_force=False), reason="Programming", floor=1),
     Case("promote waits while paused", at(1, since=NOON, promote=True), facts(paused=True), reason="Paused", floor=1),
@@ -112,7 +117,7 @@ def test_what_it_waits_for_is_said_with_where_it_is() -> None:
     told = advance(at(2, since=NOON), PLAN, facts(), NOON).message
     assert told == "step 2 of 3, weight 50%: waiting for approval; `tidegate promote` gives it"
     told = advance(at(1, since=NOON), PLAN, facts(), NOON).message
-    assert told == "step 1 of 3, weight 10%: holding until 12:01:00 UTC"
+    assert told == "step 1 of 3, weight 10%: holding until 2026-01-01 12:01:00 UTC"
     told = advance(at(1, since=NOON - MINUTE), PLAN, facts(2), NOON).message
     assert told == "step 1 of 3, weight 10%: 2 of 3 replicas ready for what comes next"
 
@@ -181,7 +186,7 @@ def test_any_pass_moves_by_one_step_at_most_and_never_past_what_is_missing(
         assert in_force
         assert not paused
         assert replicas >= 2
-    assert found.rollout.step in (before.step, before.step + 1)
+    assert found.rollout.step in (before.step, len(plan) if promote else before.step + 1)
     assert found.rollout.weight >= before.weight
     assert found.promoted or found.reason
     assert not moved or found.wake_at is None

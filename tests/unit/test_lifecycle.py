@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from datetime import timedelta
+
 import pytest
 
-from world import NAMESPACE, World, container, files
+from tidegate.core.observed import Platform
+from tidegate.runtime.queue import Key
+from tidegate.runtime.write import Refused
+from world import NAMESPACE, World, container, drive, files
 
 FAST = {"steps": [{"weight": 20, "pause": {"for": "30s"}}, {"weight": 60, "pause": {"for": "30s"}}]}
 
@@ -156,6 +163,8 @@ def test_promote_skips_what_is_left() -> None:
     world.request("promote #now")
     world.run(20, operator)
     assert world.weights() == {"v2": 100}
+    assert world.status.stable.startswith("v1-"), "which is warm until v2 has carried everything for a window"
+    world.run(60, operator)
     assert world.status.stable.startswith("v2-")
 
 
@@ -606,3 +615,229 @@ def test_a_lost_status_does_not_let_the_candidate_take_everything() -> None:
     world.run(300, operator)
     assert {"v1": 80, "v2": 20} in world.history, "it goes through its steps again"
     assert world.weights() == {"v2": 100}
+
+
+def crashed(world: World, version: str, at, *, ready: bool = False, looping: bool = False, code: int = 1) -> None:
+    """A pod of the version whose server ended with an error."""
+    revision = next(name for name in world.of("Revision") if f"-{version}-" in name)
+    state = {"waiting": {"reason": "CrashLoopBackOff"}} if looping else {"running": {}}
+    ended = {"exitCode": code, "finishedAt": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+    world.pods_seen = (
+        {
+            "metadata": {"name": "p", "labels": {"serving.knative.dev/revision": revision}},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+                "containerStatuses": [
+                    {"name": "user-container", "restartCount": 1, "state": state, "lastState": {"terminated": ended}}
+                ],
+            },
+        },
+    )
+
+
+def at_weight(weight: int) -> tuple:
+    world = settled()
+    world.submit(container("v2", rollout={"steps": [{"weight": weight, "pause": {}}]}))
+    operator = world.operator()
+    while world.weights().get("v2") != weight:
+        world.step(operator)
+    return world, operator
+
+
+def test_a_crash_under_traffic_is_rolled_back_though_knative_calls_it_ready() -> None:
+    world, operator = at_weight(20)
+    crashed(world, "v2", world.now)
+    world.step(operator)
+    world.react()
+    assert world.weights() == {"v1": 100}
+    assert "exit code 1" in world.status.rejected.message
+
+
+@pytest.mark.parametrize("case", ["before it had traffic", "over"])
+def test_a_crash_that_harms_nobody_is_no_reason_to_go_back(case: str) -> None:
+    world, operator = at_weight(20)
+    if case == "over":
+        crashed(world, "v2", world.now, ready=True, code=255)
+    else:
+        crashed(world, "v2", world.now - timedelta(minutes=10), looping=True)
+    world.run(60, operator)
+    assert world.weights() == {"v1": 80, "v2": 20}
+
+
+def test_an_undo_to_a_version_that_fails_is_over_and_does_not_begin_again() -> None:
+    world = promoted("v1", "v2", rollout=FAST)
+    world.history.clear()
+    world.request("undo #1")
+    operator = world.operator()
+    while world.weights() != {"v1": 100}:
+        world.step(operator)
+    world.failing.add("v1")
+    world.run(300, operator)
+    assert world.weights() == {"v2": 100}
+    assert world.history.count({"v1": 100}) == 1
+    assert world.reason("Ready") == "True/Serving"
+    assert not world.status.request.accepted
+    assert "rolled back" in world.status.request.message
+
+
+def test_a_blip_of_the_predictor_behind_a_transformer_promotes_nobody() -> None:
+    def spec(version: str) -> dict:
+        made = files(version, rollout={"steps": [{"weight": 5, "pause": {}}]})
+        made["model"]["transformer"] = {"image": "registry.test/transformer"}
+        return made
+
+    world = World()
+    world.submit(spec("v1"))
+    operator = world.run(4000)
+    world.submit(spec("v2"))
+    world.run(60, operator)
+    assert world.weights() == {"v1": 95, "v2": 5}
+    predictor = next(r for n, r in world.of("Revision").items() if "-v1-" in n and "-predictor-" in n)
+    blip = {"type": "Ready", "status": "False", "lastTransitionTime": f"{world.now:%Y-%m-%dT%H:%M:%SZ}"}
+    predictor["status"]["conditions"] = [blip]
+    drive(operator.reconcile(Key(NAMESPACE, "churn")))
+    assert world.status.stable.startswith("v1-")
+    assert world.reason("Progressing") == "True/StableFailed"
+
+
+def test_a_new_plan_asks_for_its_own_approvals_and_can_be_given_them() -> None:
+    world = settled()
+    world.submit(container("v2", rollout={"steps": [{"weight": w, "pause": {}} for w in (10, 20, 30)]}))
+    operator = world.run(60)
+    for n in range(2):
+        world.request(f"approve #{n}")
+        world.run(30, operator)
+    assert world.weights()["v2"] == 30
+    world.submit(container("v2", rollout={"steps": [{"weight": 3}, {"weight": 10, "pause": {}}]}))
+    world.run(300, operator)
+    assert world.weights()["v2"] == 30, "the new gate is not passed by old approvals"
+    assert world.reason("Progressing") == "False/AwaitingApproval"
+    world.request("approve #3")
+    world.run(200, operator)
+    assert world.weights() == {"v2": 100}
+
+
+def test_a_request_that_comes_back_from_git_is_not_acted_on_again() -> None:
+    world = promoted("v1", "v2", rollout=FAST)
+    world.request("undo")
+    operator = world.run(200)
+    assert world.weights() == {"v1": 100}
+    world.request("retry #1")
+    world.run(200, operator)
+    assert world.weights() == {"v2": 100}
+    world.request("undo")
+    world.run(200, operator)
+    assert world.weights() == {"v2": 100}
+
+
+def test_promote_keeps_the_replicas_while_the_traffic_arrives() -> None:
+    world = settled(container("v1", rollout=APPROVAL, scaling={"min": 4}))
+    world.run(30)
+    world.submit(container("v2", rollout=APPROVAL, scaling={"min": 0}))
+    operator = world.run(60)
+    world.request("promote #1")
+    while world.weights() != {"v2": 100}:
+        world.step(operator)
+    world.step(operator)
+    assert world.pods() == {"v1": 4, "v2": 4}
+    world.run(120, operator)
+    assert world.pods() == {"v2": 1}
+
+
+def test_a_stable_version_of_which_nothing_is_left_does_not_block_the_next() -> None:
+    world = settled()
+    operator = world.run(10)
+    admit = world.apply
+
+    async def refusing(obj, subresource=None):
+        if obj["kind"] == "Configuration" and "-v1-" in obj["metadata"]["name"]:
+            raise Refused("a policy")
+        return await admit(obj, subresource)
+
+    world.apply = refusing  # type: ignore[method-assign]
+    for key in [k for k in world.objects if "-v1-" in k[1] and k[0] in ("Configuration", "Revision")]:
+        del world.objects[key]
+    world.submit(container("v2", rollout=FAST))
+    world.run(120, operator)
+    assert world.weights() == {"v2": 100}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("500: failed calling webhook"), Refused("max-scale=5 is above 3")])
+def test_one_write_that_fails_does_not_keep_the_route_from_being_written(error: Exception) -> None:
+    world, operator = at_weight(20)
+    admit = world.apply
+
+    async def failing(obj, subresource=None):
+        if obj["kind"] == ("Revision" if isinstance(error, Refused) else "Configuration"):
+            raise error
+        return await admit(obj, subresource)
+
+    world.apply = failing  # type: ignore[method-assign]
+    world.failing.add("v2")
+    world.submit(container("v3", rollout=FAST, scaling={"min": 1}))
+    for _ in range(4):
+        with contextlib.suppress(RuntimeError):
+            world.step(operator)
+    world.react()
+    assert world.weights() == {"v1": 100}
+    if isinstance(error, Refused):
+        assert world.reason("Ready") == "False/Refused"
+        assert "max-scale=5 is above 3" in world.status.condition("Ready").message
+
+
+def test_what_a_later_release_wrote_is_read_as_far_as_it_is_understood() -> None:
+    world, operator = at_weight(20)
+    world.deployment["status"]["versions"][0]["role"] = "Challenger"
+    world.failing.add("v2")
+    world.run(30, operator)
+    assert world.weights() == {"v1": 100}
+
+
+def test_a_stable_version_whose_record_cannot_be_read_is_held() -> None:
+    world, operator = at_weight(20)
+    record = next(r for n, r in world.of("ModelVersion").items() if "-v1-" in n)
+    good = dict(record["spec"])
+    record["spec"]["template"] = {"model": {"version": 7}}
+    world.run(100, operator)
+    assert world.weights() == {"v1": 80, "v2": 20}
+    assert world.reason("Ready") == "False/RecordUnreadable"
+    record["spec"] = {**good, "template": container("v1")}
+    record["spec"]["template"].pop("rollout", None)
+    world.run(30, operator)
+    assert world.reason("Progressing") == "False/AwaitingApproval"
+
+
+def test_a_pause_of_any_length_does_not_stop_the_passes() -> None:
+    world = settled()
+    world.submit(container("v2", rollout={"steps": [{"weight": 10, "pause": {"for": "999999999999h"}}]}))
+    operator = world.run(60)
+    assert world.weights() == {"v1": 90, "v2": 10}
+    world.failing.add("v2")
+    world.run(10, operator)
+    assert world.weights() == {"v1": 100}
+
+
+def test_a_pinned_revision_that_has_failed_is_left_for_one_that_is_ready() -> None:
+    world = settled(files("v1"))
+    operator = world.run(10)
+    (revision,) = world.of("Revision").values()
+    world.failing.add("v1")
+    world.run(120, operator)
+    newer = copy.deepcopy(revision)
+    newer["metadata"] |= {"name": revision["metadata"]["name"].replace("00001", "00002"), "uid": "newer"}
+    newer["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    world.objects["Revision", newer["metadata"]["name"]] = newer
+    world.run(10, operator)
+    assert world.objects["Route", "churn"]["spec"]["traffic"][0]["revisionName"].endswith("-00002")
+
+
+def test_flags_that_vanish_for_a_moment_end_no_rollout() -> None:
+    world = settled()
+    accelerated = container("v2", rollout={"steps": [{"weight": 20, "pause": {}}]}, accelerator={})
+    world.platform = Platform(features={"kubernetes.podspec-tolerations": "enabled"})
+    world.submit(accelerated)
+    operator = world.run(60)
+    assert world.weights() == {"v1": 80, "v2": 20}
+    world.platform = Platform()
+    world.run(60, operator)
+    assert world.weights() == {"v1": 80, "v2": 20}

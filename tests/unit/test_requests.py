@@ -51,7 +51,7 @@ def refused(value: str, status: ModelDeploymentStatus, desired: str = CANDIDATE)
     found = asked(value, status, desired)
     accepted, message = told(found)
     assert not accepted
-    assert found.model_copy(update={"request": status.request}) == status
+    assert found.model_copy(update={"request": status.request, "acted": status.acted}) == status
     return message
 
 
@@ -128,7 +128,7 @@ def test_approve_of_a_step_that_does_not_wait(rollout: dict[str, Any], value: st
 
 def test_promote() -> None:
     found = asked("promote", ROLLING)
-    assert told(found) == (True, "v3-33333333 is promoted as soon as it has the replicas")
+    assert told(found) == (True, "v3-33333333 gets all requests as soon as it has the replicas for them")
     assert found.rollout == ROLLOUT.model_copy(update={"promote": True})
 
 

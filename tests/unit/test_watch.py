@@ -288,7 +288,7 @@ def test_pods_are_listed_followed_and_listed_anew_when_the_watch_breaks(monkeypa
 
 def test_a_pod_is_kept_without_what_no_decision_needs() -> None:
     kept = trimmed(pod("a", restarts=3))
-    assert kept["status"]["containerStatuses"] == [{"name": "c", "restartCount": 3}]
+    assert kept["status"]["containerStatuses"] == [{"name": "c", "image": "i", "restartCount": 3}]
     assert "spec" not in kept
     assert "resourceVersion" not in kept["metadata"]
 

@@ -107,7 +107,7 @@ class Pods:
 
 
 _KEPT_METADATA = ("name", "namespace", "uid", "labels", "deletionTimestamp")
-_KEPT_CONTAINER = ("name", "ready", "restartCount", "state", "lastState")
+_KEPT_CONTAINER = ("name", "image", "ready", "restartCount", "state", "lastState")
 
 
 def trimmed(pod: Object) -> Object:

@@ -32,6 +32,8 @@ class Type(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
+_LONGEST = 30 * 24 * 3600.0
+"""Longer than any field allows: nobody is to make time itself overflow."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = r"^([0-9]+(ms|s|m|h))+$"
 
@@ -55,10 +57,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 
 
 def seconds(duration: str) -> float:
-    """Length of a `Duration` in seconds; `ValueError` if it is not one."""
+    """Length of a `Duration` in seconds, 30 days at most; `ValueError` if it is not one."""
     if not re.fullmatch(_DURATION, duration):
         raise ValueError(f"{duration!r} is not a duration such as 30s, 10m or 1h30m")
-    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)(ms|s|m|h)", duration))
+    total = sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)(ms|s|m|h)", duration))
+    return min(total, _LONGEST)
 
 
 _SUFFIX: dict[str, Decimal] = {"": Decimal(1), "m": Decimal("0.001")} | {

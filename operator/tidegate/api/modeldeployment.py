@@ -64,6 +64,12 @@ class Pause(Type):
         Duration | None, Field(alias="for", description="How long. Without it, until `tidegate promote` approves.")
     ] = None
 
+    model_config = {
+        "json_schema_extra": rules(
+            ("!has(self.__for__) || duration(self.__for__) <= duration('720h')", "pause.for: at most 720h (30 days)")
+        )
+    }
+
 
 class Step(Type):
     """One step of a rollout: a weight, and what to wait for once it is in force."""
@@ -162,6 +168,10 @@ class RolloutStatus(Type):
     stable_replicas: Annotated[
         int, Field(description="Replicas of the stable version when the rollout began; kept until it is promoted.")
     ] = 0
+    exposed: Annotated[datetime | None, Field(description="When the candidate was given its first requests.")] = None
+    plan: Annotated[
+        str, Field(description="Digest of the steps. When they change, what was approved has to be approved anew.")
+    ] = ""
     approved: Annotated[int, Field(description="Pauses up to this step are approved.")] = 0
     promote: Annotated[bool, Field(description="Someone asked to skip the remaining steps.")] = False
 
@@ -217,6 +227,10 @@ class ModelDeploymentStatus(Type):
     rejected: Annotated[Rejected | None, Field(description="The version of the spec that was given up.")] = None
     pinned: Annotated[Pinned | None, Field(description="The undo in force.")] = None
     request: Annotated[RequestStatus | None, Field(description="What became of the last request.")] = None
+    acted: Annotated[
+        list[str],
+        Field(description="Digests of the last requests: none is acted on again if it comes back.", max_length=10),
+    ] = []
     conditions: Annotated[
         list[Condition],
         Field(

@@ -6,6 +6,7 @@ status + request + Revisions ── lifecycle ──► stable, candidate, weigh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,7 @@ from tidegate.core.events import Event, between
 from tidegate.core.lifecycle import Turn
 from tidegate.core.observed import Object, Observed, Platform, Target, name, owned
 from tidegate.core.placement import forbidden, place
+from tidegate.core.rollout.advance import replan
 from tidegate.core.rollout.plan import plan
 from tidegate.core.views import View, look
 
@@ -50,18 +52,24 @@ class Decision:
 def decide(observed: Observed, now: datetime) -> Decision:
     """Decides about a ModelDeployment. The same input gives the same decision; a settled one writes nothing new."""
     raw = observed.deployment
-    old = ModelDeploymentStatus.model_validate(raw.get("status") or {})
+    old = remembered(raw)
     generation = int(raw["metadata"].get("generation", 0))
     try:
         spec = ModelDeploymentSpec.model_validate(raw["spec"])
     except ValidationError as error:
-        return _invalid(old, error, generation, now)
+        told = "; ".join(
+            f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}"
+            for e in error.errors(include_url=False, include_input=False)
+        )
+        return _told(old, "InvalidSpec", told, generation, now)
 
     # the versions: what the spec asks for, and what there has been
     specs = {s.id: s for record in observed.records if owned(record, raw) and (s := _read(record))}
     desired = names.version_id(spec.model.version, versions.digest(spec.template))
     problem = None
     made = desired not in specs
+    if lost := _unreadable(observed, old, specs):
+        return _told(old, "RecordUnreadable", lost, generation, now)
     if made:
         try:
             specs[desired] = versions.record(raw, spec.template, observed.runtimes, specs.values())
@@ -69,7 +77,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
             problem = _not_installed(observed.platform, spec.template) or Problem(
                 "NoRuntime", f"{missing.message}. Install one, or name it in model.runtime"
             )
-    views = look(observed, old, specs)
+    views = look(observed, old, specs, now)
 
     # the lifecycle: which of them has the traffic, and which is to get it
     foreign_route = observed.route is not None and not owned(observed.route, raw)
@@ -80,10 +88,12 @@ def decide(observed: Observed, now: datetime) -> Decision:
     kept = status.kept[: spec.rollout.keep_versions]
     status = status.model_copy(update={"kept": kept, "observed_generation": generation})
     steps = plan(spec.rollout, spec.scaling.window, known=lifecycle.goal(status, desired) in kept)
+    if status.rollout and status.rollout.candidate == lifecycle.goal(status, desired):
+        status = status.model_copy(update={"rollout": replan(status.rollout, steps)})
     status = requests.take(raw, status, desired, steps, specs.values(), now)
     goal = lifecycle.goal(status, desired)
     problem = problem if goal == desired else None
-    if goal is not None and goal in views and goal != status.stable:
+    if goal is not None and goal in views and goal != status.stable and views[goal].workload is None:
         problem = _problem(observed, views[goal])
     if foreign_route:
         problem = Problem(
@@ -106,6 +116,8 @@ def decide(observed: Observed, now: datetime) -> Decision:
     if traffic and not foreign_route:
         apply.append(route.manifest(raw, spec, traffic))
 
+    if problem is None and (said := _other_refusals(observed, views)):
+        problem = Problem("Refused", said)
     note = _reused(spec.model.version, desired, specs.values())
     scene = Scene(desired, turn, views, the_route, problem, note)
     status = turn.status.model_copy(
@@ -144,18 +156,51 @@ def _read(record: Object) -> ModelVersionSpec | None:
         return None
 
 
-def _invalid(old: ModelDeploymentStatus, error: ValidationError, generation: int, now: datetime) -> Decision:
-    """Says what is wrong with the spec, and leaves everything else as it is."""
-    told = "; ".join(
-        f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)
+def remembered(deployment: Object) -> ModelDeploymentStatus:
+    """The deployment's status. Of one that a later release wrote, what this one understands.
+
+    What only tells (versions, conditions) is dropped before what decides.
+    """
+    status = dict(deployment.get("status") or {})
+    for unread in ((), ("conditions",), ("versions",), ("request",), ("rollout",)):
+        for part in unread:
+            status.pop(part, None)
+        with contextlib.suppress(ValidationError):
+            return ModelDeploymentStatus.model_validate(status)
+    return ModelDeploymentStatus()
+
+
+def _record_status(record: Object) -> ModelVersionStatus:
+    with contextlib.suppress(ValidationError):
+        return ModelVersionStatus.model_validate(record.get("status") or {})
+    return ModelVersionStatus()
+
+
+def _unreadable(observed: Observed, old: ModelDeploymentStatus, specs: Mapping[str, ModelVersionSpec]) -> str:
+    """The record of the stable version, if it is there and cannot be read: then nothing may be done on a guess."""
+    if old.stable is None or old.stable in specs:
+        return ""
+    there = [r for r in observed.records if owned(r, observed.deployment) and r["spec"].get("id") == old.stable]
+    return (
+        f"ModelVersion {name(there[0])} was written by a later release of Tidegate; install that again" if there else ""
     )
+
+
+def _other_refusals(observed: Observed, views: Mapping[str, View]) -> str:
+    """What the API server did not take besides workloads, of which their versions tell."""
+    workloads_too = {view.child for view in views.values()}
+    return "; ".join(f"{n} is refused: {why}" for n, why in sorted(observed.refused.items()) if n not in workloads_too)
+
+
+def _told(old: ModelDeploymentStatus, reason: str, message: str, generation: int, now: datetime) -> Decision:
+    """Says what a person has to mend, and leaves everything else as it is."""
 
     def said(kind: str, status: Truth) -> Condition:
         return Condition(
             type=kind,
             status=status,
-            reason="InvalidSpec",
-            message=told[:4096],
+            reason=reason,
+            message=message[:4096],
             observed_generation=generation,
             last_transition_time=now,
         )
@@ -302,7 +347,7 @@ def _record_statuses(
     for record in observed.records:
         if not owned(record, observed.deployment) or (spec := _read(record)) is None:
             continue
-        old = ModelVersionStatus.model_validate(record.get("status") or {})
+        old = _record_status(record)
         new = ModelVersionStatus(role="Rejected" if status.rejected and status.rejected.id == spec.id else "Retired")
         if entry := kept.get(spec.id):
             view = views[spec.id]

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Rejected, RolloutStatus
+from tidegate.api.base import seconds
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected, RolloutStatus
 from tidegate.core import route
 from tidegate.core.observed import Object, Target
-from tidegate.core.rollout.advance import Facts, Next, advance
+from tidegate.core.rollout.advance import Facts, Next, advance, replan
 from tidegate.core.rollout.plan import Planned
 from tidegate.core.scaling import replicas_for
-from tidegate.core.views import View
-
-STABLE_DOWN = timedelta(seconds=60)
-"""A stable version that has failed for this long has no traffic left to protect: a ready candidate takes over."""
+from tidegate.core.views import STABLE_DOWN, View
 
 
 @dataclass(frozen=True)
@@ -73,20 +71,33 @@ def turn(
         return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), goal=aim)
 
     stable = views[status.stable]
-    rollout = _begun(status, aim, stable)
-    if rollout.step and (candidate.ready == "False" or candidate.crashing):
-        rejected = Rejected(
-            id=aim,
-            reason="CandidateFailed",
-            message=f"rolled back at weight {rollout.weight}%: {candidate.trouble}"[:4000],
-            at=now,
-        )
-        return Turn(at_rest.model_copy(update={"rejected": rejected}), goal=status.stable)
+    rollout = replan(_begun(status, aim, stable), plan)
+    if rollout.step and (candidate.ready == "False" or candidate.crashing(rollout.exposed)):
+        return Turn(_rolled_back(at_rest, rollout, candidate, desired, now), goal=status.stable)
 
     coming = _next(rollout, spec, plan, candidate, stable, the_route, now)
     if coming.promoted:
         return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), coming, aim)
     return Turn(status.model_copy(update={"rollout": coming.rollout}), coming, aim)
+
+
+def _rolled_back(
+    status: ModelDeploymentStatus, rollout: RolloutStatus, candidate: View, desired: str, now: datetime
+) -> ModelDeploymentStatus:
+    """The status with the candidate given up. One that an undo went back to is not kept either: it would fail again."""
+    why = candidate.crashing(rollout.exposed) or candidate.trouble
+    said = f"rolled back at weight {rollout.weight}%: {why}"[:4000]
+    if rollout.candidate == desired:
+        rejected = Rejected(id=desired, reason="CandidateFailed", message=said, at=now)
+        return status.model_copy(update={"rejected": rejected})
+    pinned = Pinned(to=rollout.stable, over=desired) if rollout.stable != desired else None
+    kept = [identity for identity in status.kept if identity != rollout.candidate]
+    request = status.request
+    if request:
+        request = request.model_copy(
+            update={"accepted": False, "message": f"the undo to {rollout.candidate} was {said}"[:1024]}
+        )
+    return status.model_copy(update={"pinned": pinned, "kept": kept, "request": request})
 
 
 def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStatus:
@@ -113,7 +124,7 @@ def _next(
     if candidate.ready != "True":
         return Next(rollout, reason="CandidateNotReady", message=candidate.trouble, floor=needed[0])
 
-    down = stable.revision.changed if stable.ready == "False" and stable.revision else None
+    down = _down_since(stable, now)
     if down is not None and not spec.rollout.paused:
         if now >= down + STABLE_DOWN:
             return Next(rollout, promoted=True, floor=needed[-1])
@@ -127,8 +138,17 @@ def _next(
         ready_replicas=candidate.replicas,
         needed=needed,
         paused=spec.rollout.paused,
+        window=timedelta(seconds=seconds(spec.scaling.window)),
     )
     return advance(rollout, plan, facts, now)
+
+
+def _down_since(stable: View, now: datetime) -> datetime | None:
+    """Since when the stable version can answer no request; None if it can, or may soon."""
+    if stable.revision is None:
+        return now - STABLE_DOWN  # there is nothing left of it that could
+    failed = [part.changed or now for part in stable.revisions if part.ready == "False"]
+    return max(failed) if failed else None
 
 
 def traffic(stable: View, candidate: View | None = None, weight: int = 0) -> tuple[Target, ...]:

@@ -69,6 +69,19 @@ def up_to_date(obj: Object) -> bool:
 
 
 @dataclass(frozen=True)
+class Crash:
+    """A container of the version's own that ended with an error."""
+
+    at: datetime | None
+    """When, if the pod says so."""
+    message: str
+    recovered: bool
+    """Whether its pod is ready again."""
+    looping: bool
+    """Whether it has ended so often that it is started late only."""
+
+
+@dataclass(frozen=True)
 class Revision:
     """A Knative Revision."""
 
@@ -83,8 +96,8 @@ class Revision:
     """When Ready last changed."""
     replicas: int
     """Pods that are ready now, as Knative's autoscaler counts them."""
-    crashes: int = 0
-    """Times that a container of its present pods ended with an error."""
+    crashes: tuple[Crash, ...] = ()
+    """How containers of its present pods last ended with an error."""
     pods_ready: int = 0
     """Pods that are ready now, as they themselves say."""
 
@@ -113,7 +126,7 @@ def revision(obj: Object, pods: Iterable[Object] = ()) -> Revision:
         message=message,
         changed=datetime.fromisoformat(since) if since else None,
         replicas=int(obj.get("status", {}).get("actualReplicas") or 0),
-        crashes=sum(map(crashes, alive)),
+        crashes=tuple(crash for pod in alive for crash in crashes(pod)),
         pods_ready=sum(condition(pod)["status"] == "True" for pod in alive),
     )
 
@@ -134,27 +147,56 @@ def ailment(pod: Object) -> tuple[str, bool] | None:
     status = pod.get("status", {})
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = container.get("state", {}).get("waiting") or {}
-        ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-        if waiting.get("reason") in _STUCK or _crashes(container):
-            reason = ended.get("reason") or waiting.get("reason") or "Error"  # the first does not come and go
-            told = [f"exit code {ended['exitCode']}"] if "exitCode" in ended else []
-            told += [text for text in (ended.get("message"), "" if ended else waiting.get("message")) if text]
-            return f"{reason}: container {container['name']}: {', '.join(told).strip()[:1000]}", True
+        if (ended := _ended(container)) is not None:
+            return _told(container, ended), True
+        if (reason := waiting.get("reason")) in _STUCK:
+            # two reasons for one thing take turns, with different words: what is written down must stay as it is
+            image = f"image {container.get('image', '')} cannot be pulled" if reason in _PULLING else ""
+            shown = "ImagePullBackOff" if reason in _PULLING else reason
+            return f"{shown}: container {container['name']}: {image or waiting.get('message', '')}"[:1000], True
     for found in status.get("conditions") or ():
         if found.get("type") == "PodScheduled" and found.get("status") == "False":
             return f"{found.get('reason', 'Unschedulable')}: {found.get('message', '')}"[:1000], False
     return None
 
 
-def crashes(pod: Object) -> int:
-    """Times that a container of the pod ended with an error."""
-    return sum(map(_crashes, pod.get("status", {}).get("containerStatuses") or ()))
+_PULLING = frozenset({"ErrImagePull", "ImagePullBackOff"})
+_SIDECARS = frozenset({"queue-proxy"})
 
 
-def _crashes(container: Mapping[str, Any]) -> int:
-    now, before = (container.get(part, {}).get("terminated") or {} for part in ("state", "lastState"))
-    restarts = int(container.get("restartCount") or 0)
-    return restarts * bool(before.get("exitCode")) + bool(now.get("exitCode"))
+def crashes(pod: Object) -> list[Crash]:
+    """How the pod's containers last ended with an error, Knative's own left out."""
+    ready = condition(pod)["status"] == "True"
+    found = []
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        ended = _ended(container)
+        if ended is None or container.get("name") in _SIDECARS:
+            continue
+        at = ended.get("finishedAt")
+        waiting = container.get("state", {}).get("waiting") or {}
+        found.append(
+            Crash(
+                at=datetime.fromisoformat(at) if at else None,
+                message=_told(container, ended),
+                recovered=ready,
+                looping=waiting.get("reason") == "CrashLoopBackOff",
+            )
+        )
+    return found
+
+
+def _ended(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How the container last ended, if that was with an error."""
+    for part in ("state", "lastState"):
+        ended: Mapping[str, Any] = container.get(part, {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return ended
+    return None
+
+
+def _told(container: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
+    words = [f"exit code {ended['exitCode']}", str(ended.get("message") or "").strip()]
+    return f"{ended.get('reason') or 'Error'}: container {container['name']}: {', '.join(filter(None, words))}"[:1000]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ written in a repository it is acted on when it arrives and never again.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,6 +19,10 @@ from tidegate.core.rollout.plan import Planned
 
 VERBS = ("approve", "promote", "abort", "undo", "retry")
 _FORM = re.compile(rf"({'|'.join(VERBS)})(?: +([A-Za-z0-9._-]+)(?:/([0-9]{{1,3}}))?)?(?: *#.*)?", re.DOTALL)
+
+
+REMEMBERED = 10
+"""Requests that are remembered: one that comes back from a Git repository is not acted on again."""
 
 
 class Refused(Exception):
@@ -37,7 +42,8 @@ def take(
     `desired` is the id of the spec's version, `plan` the steps of the rollout that is on.
     """
     value = deployment["metadata"].get("annotations", {}).get(REQUEST_ANNOTATION, "").strip()[:512]
-    if not value or (status.request and status.request.value == value):
+    mark = hashlib.sha256(value.encode()).hexdigest()[:8]
+    if not value or mark in status.acted:
         return status
     try:
         status, message = _act(value, status, desired, plan, list(records), now)
@@ -45,7 +51,7 @@ def take(
     except Refused as refusal:
         message, accepted = str(refusal), False
     request = RequestStatus(value=value, accepted=accepted, message=message[:1024], at=now)
-    return status.model_copy(update={"request": request})
+    return status.model_copy(update={"request": request, "acted": [mark, *status.acted][:REMEMBERED]})
 
 
 def _act(
@@ -79,7 +85,7 @@ def _act(
             return _abort(status, rollout.candidate, desired, now)
         case "promote":
             rollout = rollout.model_copy(update={"promote": True})
-            message = f"{rollout.candidate} is promoted as soon as it has the replicas"
+            message = f"{rollout.candidate} gets all requests as soon as it has the replicas for them"
         case _:  # approve
             at = int(step) if step else rollout.step
             if at != rollout.step or not 1 <= at <= len(plan) or not plan[at - 1].approval or rollout.approved >= at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from tidegate.api.modeldeployment import ModelDeploymentStatus
 from tidegate.api.modelversion import ModelVersionSpec
@@ -50,10 +51,18 @@ class View:
         """Replicas that are ready in every part of it."""
         return min((part.replicas for part in self.revisions), default=0) if self.complete else 0
 
-    @property
-    def crashing(self) -> bool:
-        """Whether its containers keep ending with an error, or did so once and nothing else is ready."""
-        return any(part.crashes > 1 or (part.crashes and not part.pods_ready) for part in self.revisions)
+    def crashing(self, since: datetime | None) -> str:
+        """How it crashes under its traffic; empty if it does not.
+
+        A crash counts if it happened since `since`, when the first requests came: what a server does at start, before
+        it is ready, harms nobody. One that is over counts no more, unless nothing else is ready meanwhile.
+        """
+        for part in self.revisions:
+            for crash in part.crashes:
+                fresh = since is None or crash.at is None or crash.at >= since
+                if fresh and not crash.recovered and (crash.looping or not part.pods_ready):
+                    return crash.message
+        return ""
 
     @property
     def trouble(self) -> str:
@@ -77,7 +86,13 @@ class View:
         return Target(self.revision.name, percent, self.spec.tag) if self.revision else None
 
 
-def look(observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, ModelVersionSpec]) -> dict[str, View]:
+STABLE_DOWN = timedelta(seconds=60)
+"""A version, or a Revision of one, that has failed for this long is no longer what traffic is held to."""
+
+
+def look(
+    observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, ModelVersionSpec], now: datetime
+) -> dict[str, View]:
     """Every version that has a record, by id."""
     pinned = {version.id: version.revision for version in status.versions}
     by_name = {(obj["kind"], name(obj)): obj for obj in observed.workloads}
@@ -95,24 +110,29 @@ def look(observed: Observed, status: ModelDeploymentStatus, specs: Mapping[str, 
             workload=workload if ours else None,
             refused="" if workload else observed.refused.get(names.child(spec.deployment, identity), ""),
             foreign=workload is not None and not ours,
-            revision=_pick(entry, revisions, pinned.get(identity)),
+            revision=_pick(entry, revisions, pinned.get(identity), now),
             behind=tuple(
                 found
                 for configuration in sorted(workloads.configurations(spec) - {entry})
-                if (found := _pick(configuration, revisions, None))
+                if (found := _pick(configuration, revisions, None, now))
             ),
         )
     return views
 
 
-def _pick(configuration: str, revisions: list[Revision], pinned: str | None) -> Revision | None:
+def _pick(configuration: str, revisions: list[Revision], pinned: str | None, now: datetime) -> Revision | None:
     """The Revision that stands for a Configuration: the pinned one while it exists, else the newest that is Ready.
 
     A pin keeps traffic where it was judged when a newer Revision appears under the same version (KServe renders an
-    InferenceService anew when its runtime changes).
+    InferenceService anew when its runtime changes). One that has failed for a while is left for one that is Ready.
     """
     candidates = sorted((r for r in revisions if r.configuration == configuration), key=lambda r: r.name)
     if not candidates:
         return None
-    chosen = [r for r in candidates if r.name == pinned] or [r for r in candidates if r.ready == "True"] or candidates
-    return chosen[-1]
+    ready = [r for r in candidates if r.ready == "True"]
+    held = [r for r in candidates if r.name == pinned and not (ready and _failed_for_long(r, now))]
+    return (held or ready or candidates)[-1]
+
+
+def _failed_for_long(found: Revision, now: datetime) -> bool:
+    return found.ready == "False" and found.changed is not None and now - found.changed >= STABLE_DOWN

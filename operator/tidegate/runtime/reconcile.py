@@ -55,6 +55,7 @@ class Reconciler:
         observed = await self._source.gather(key)
         if observed is None or observed.deployment["metadata"].get("deletionTimestamp"):
             self._writer.forget(*key)
+            self._queue.forget(key)
             self._telemetry.gone(key)
             return None
         observed = replace(observed, refused=self._writer.refused(key))

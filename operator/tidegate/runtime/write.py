@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tidegate.api import API_VERSION
 from tidegate.api.modeldeployment import ModelDeploymentStatus
-from tidegate.core.decide import Decision
+from tidegate.core.decide import Decision, remembered
 from tidegate.core.events import Event
 from tidegate.core.names import FIELD_MANAGER
 from tidegate.core.observed import Object, Observed, name
@@ -62,21 +62,23 @@ class Writer:
     async def write(self, observed: Observed, decision: Decision) -> None:
         """Carries a decision out. May stop after any single write: the next pass goes on from there."""
         deployment = observed.deployment
-        old = ModelDeploymentStatus.model_validate(deployment.get("status") or {})
-        if decision.status != old:
+        if decision.status != remembered(deployment):
             await self._status(deployment, decision.status)
         present: dict[str, Object] = {_address(obj): obj for obj in (*observed.records, *observed.workloads)}
         if observed.route is not None:
             present[_address(observed.route)] = observed.route
         refused: dict[str, str] = {}
+        failed: list[Exception] = []
         for obj in decision.apply:
             try:
                 await self._apply(obj, present.get(_address(obj)))
             except Refused as refusal:
-                if obj["kind"] not in WORKLOADS:
-                    raise
-                refused[name(obj)] = str(refusal)  # one version's trouble; what serves the others is written still
+                refused[name(obj)] = str(refusal)
+            except Exception as error:  # one object's trouble must not keep the Route from being written
+                failed.append(error)
         self._remember(deployment, refused)
+        if failed:
+            raise failed[0]
         for record in observed.records:
             if status := decision.version_status.get(name(record)):
                 await self._child_status(record, status.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -114,7 +116,8 @@ class Writer:
                 return
         self.writes += 1
         result = await self._cluster.apply(obj)
-        self._memory[address] = (wanted, _ours(result))
+        if obj["kind"] != "Revision":  # they are patched only where they differ
+            self._memory[address] = (wanted, _ours(result))
 
     async def _status(self, deployment: Object, status: ModelDeploymentStatus) -> None:
         """Writes the status, unless the object has changed since it was read: two writers never mix."""

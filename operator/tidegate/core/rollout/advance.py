@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tidegate.api.modeldeployment import RolloutStatus
 from tidegate.core.rollout.plan import Planned
@@ -21,6 +22,8 @@ class Facts:
     needed: Sequence[int]
     """Replicas that the candidate needs before each step of the plan, and before its promotion (the last)."""
     paused: bool = False
+    window: timedelta = timedelta(0)
+    """The autoscaler's: how long a promoted candidate carries everything before the stable version is let go."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,28 @@ class Next:
     """When to look again, if nothing happens before."""
 
 
+def replan(rollout: RolloutStatus, plan: Sequence[Planned]) -> RolloutStatus:
+    """The rollout, brought in line with a plan that changed under way.
+
+    It stands at the last step whose weight it has reached, and waits there anew: what was approved was another plan.
+    """
+    mark = hashlib.sha256(repr(tuple(plan)).encode()).hexdigest()[:8]
+    if rollout.plan == mark:
+        return rollout
+    if not rollout.plan or not rollout.step:
+        return rollout.model_copy(update={"plan": mark})
+    step = sum(planned.weight <= rollout.weight for planned in plan)
+    return rollout.model_copy(update={"plan": mark, "step": step, "approved": 0, "since": None})
+
+
 def advance(rollout: RolloutStatus, plan: Sequence[Planned], facts: Facts, now: datetime) -> Next:
     """Moves a rollout on by at most one step. Weights never fall; nothing is promoted that is not warm.
 
     A step ends when its weight is in force at the gateway, its time has passed since then, and its approval is
     given. The next begins once the candidate has the replicas for it: traffic never arrives before capacity.
     """
-    step = min(rollout.step, len(plan))  # the plan may have become shorter under way
     total = len(plan)
+    step = min(rollout.step, total)
     at = f"step {step} of {total}, weight {rollout.weight}%"
     floor = facts.needed[max(step - 1, 0)]
 
@@ -59,22 +76,25 @@ def advance(rollout: RolloutStatus, plan: Sequence[Planned], facts: Facts, now: 
         rollout = rollout.model_copy(update={"since": now})
     if facts.paused:
         return stay("Paused", "paused by spec.rollout.paused; `tidegate resume` goes on")
-    if step and rollout.since and not rollout.promote:
+    skipping = rollout.promote and step < total
+    if step and rollout.since and not skipping:
         here = plan[step - 1]
-        if here.approval and rollout.approved < step:
+        if here.approval and rollout.approved < step and not rollout.promote:
             return stay("AwaitingApproval", "waiting for approval; `tidegate promote` gives it")
-        until = rollout.since + here.wait
+        until = rollout.since + (min(here.wait, facts.window) if rollout.promote else here.wait)
         if now < until:
-            return stay("Holding", f"holding until {until:%H:%M:%S} UTC", wake_at=until)
+            return stay("Holding", f"holding until {until:%Y-%m-%d %H:%M:%S} UTC", wake_at=until)
 
-    last = step == total or rollout.promote
-    needed = facts.needed[total if last else step]
+    last = step == total
+    coming = total if rollout.promote else step + 1
+    needed = facts.needed[total if last else coming - 1]
     if facts.ready_replicas < needed:
         return stay("Warming", f"{facts.ready_replicas} of {needed} replicas ready for what comes next", floor=needed)
     if last:
         return Next(rollout, promoted=True, floor=needed)
-    weight = max(rollout.weight, plan[step].weight)
-    moved = rollout.model_copy(update={"step": step + 1, "weight": weight, "since": None})
+    weight = max(rollout.weight, plan[coming - 1].weight)
+    exposed = rollout.exposed or (now if weight else None)
+    moved = rollout.model_copy(update={"step": coming, "weight": weight, "since": None, "exposed": exposed})
     return Next(
-        moved, reason="Advancing", message=f"step {step + 1} of {total}: moving to weight {weight}%", floor=needed
+        moved, reason="Advancing", message=f"step {coming} of {total}: moving to weight {weight}%", floor=needed
     )
