@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from tidegate.core.events import Event
 from tidegate.core.names import FIELD_MANAGER
 from tidegate.core.observed import Object
 from tidegate.runtime.write import Conflict, Refused
+
+log = logging.getLogger(__name__)
 
 TIMEOUT = 30
 """Seconds that a call may take."""
@@ -137,7 +140,7 @@ class Api:
                 raise
 
     async def announce(self, about: Object, event: Event) -> None:
-        """Records an Event about an object. One with the same words within a minute is the same Event."""
+        """Records an Event about an object, if it can be. One with the same words within a minute is the same Event."""
         metadata = about["metadata"]
         now = datetime.now(UTC).replace(microsecond=0)
         words = f"{metadata['uid']}{event.reason}{event.message}{now:%Y%m%d%H%M}"
@@ -164,7 +167,9 @@ class Api:
         try:
             await self.call("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", body=body)
         except Conflict:
-            return
+            return  # it is recorded
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:  # an Event is no reason to end a pass
+            log.warning("cannot record the Event %s: %s", event.reason, str(error) or "no answer in time")
 
 
 def path_of(obj: Mapping[str, Any]) -> str:
