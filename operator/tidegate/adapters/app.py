@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import kopf
 from aiohttp import web
+from kubernetes.aio.client import ApiException
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import disable_created_metrics, exposition
@@ -39,6 +40,10 @@ RELIST = 10.0
 STUCK = 300.0
 """Seconds after which a key that nobody takes up means that the process is stuck."""
 LEASE = "tidegate-operator"
+LEASE_TRY = 5.0
+"""Seconds that one call about the lease may take."""
+LEASE_HELD = 14.0
+"""Seconds after the last renewal at which this replica stops acting: before others may take the lease, at 15."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, No
     """Acts while this replica holds the lease, and gives it back on the way out so that the next need not wait."""
     identity = f"{socket.gethostname()}-{os.getpid()}"
     await _provide(api, options.lease_namespace)
-    lock = LeaseLock(LEASE, options.lease_namespace, identity, api.raw)
+    lock = Lock(LEASE, options.lease_namespace, identity, api.raw)
     leading = asyncio.Event()
 
     async def started() -> None:
@@ -166,21 +171,66 @@ async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, No
     holding = asyncio.create_task(election.run())
     waiting = asyncio.create_task(leading.wait())
     acting: asyncio.Task[None] | None = None
+    lapsing: asyncio.Task[None] | None = None
     try:
         await asyncio.wait({holding, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if leading.is_set():
-            acting = asyncio.create_task(act())
-            await asyncio.wait({holding, acting}, return_when=asyncio.FIRST_COMPLETED)
+            acting, lapsing = asyncio.create_task(act()), asyncio.create_task(lock.lapsed())
+            await asyncio.wait({holding, acting, lapsing}, return_when=asyncio.FIRST_COMPLETED)
             if acting.done():
                 acting.result()
-        holding.result()
+        if holding.done():
+            holding.result()
         raise LeadershipLost(f"{identity} lost the lease {options.lease_namespace}/{LEASE}")
     finally:
-        for task in (acting, waiting, holding):
-            if task is not None:
-                task.cancel()
-        with contextlib.suppress(ApiError, Conflict, OSError):  # the lease runs out by itself otherwise
-            await _release(api, options.lease_namespace, identity)
+        ending = [task for task in (acting, lapsing, waiting, holding) if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)  # nothing may act, or renew, once it is given back
+        with contextlib.suppress(
+            ApiError, Conflict, aiohttp.ClientError, OSError
+        ):  # the lease runs out by itself otherwise
+            async with asyncio.timeout(LEASE_TRY):
+                await _release(api, options.lease_namespace, identity)
+
+
+class Lock(LeaseLock):
+    """The lease. A call that gets no answer is a failed try, not the end of the process."""
+
+    _renewed = 0.0
+
+    async def get(self, name: str, namespace: str) -> Any:
+        """The lease as it is, or the error."""
+        try:
+            async with asyncio.timeout(LEASE_TRY):
+                return await super().get(name, namespace)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return False, ApiException(status=0, reason=str(error) or "no answer in time")
+
+    async def create(self, name: str, namespace: str, election_record: Any) -> bool:
+        """Makes the lease, ours from the beginning."""
+        return await self._take(super().create(name, namespace, election_record))
+
+    async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
+        """Takes or renews the lease."""
+        return await self._take(super().update(name, namespace, updated_record))
+
+    async def _take(self, call: Coroutine[Any, Any, bool]) -> bool:
+        asked = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(LEASE_TRY):
+                taken = await call
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("cannot renew the lease: %s", str(error) or "no answer in time")
+            return False
+        if taken:
+            self._renewed = asked
+        return taken
+
+    async def lapsed(self) -> None:
+        """Returns once the lease has not been renewed for so long that another replica may soon take it."""
+        while (left := self._renewed + LEASE_HELD - asyncio.get_running_loop().time()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)
 
 
 async def _provide(api: Api, namespace: str) -> None:
