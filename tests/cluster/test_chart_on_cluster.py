@@ -35,7 +35,7 @@ NEEDS = {
     ("tidegate.dev", "modeldeployments/status", "patch"),
     ("tidegate.dev", "modelversions", "list watch create patch delete"),
     ("tidegate.dev", "modelversions/status", "patch"),
-    ("serving.knative.dev", "routes", "list watch create patch"),
+    ("serving.knative.dev", "routes", "get list watch create patch"),
     ("serving.knative.dev", "configurations", "list watch create patch delete"),
     ("serving.knative.dev", "revisions", "list watch patch"),
     ("serving.kserve.io", "inferenceservices", "list watch create patch delete"),

@@ -33,7 +33,6 @@ PLURALS = {
 INDEXED_BY = {
     "modeldeployments": watch._by_name,
     "modelversions": watch._by_stem,
-    "routes": watch._by_name,
     "configurations": watch._by_stem,
     "revisions": watch._by_label,
     "inferenceservices": watch._by_stem,
@@ -137,6 +136,7 @@ class FakeApi:
         self, *deployments: Object, groups: Iterable[str] = ("serving.knative.dev", "serving.kserve.io")
     ) -> None:
         self.deployments = {(d["metadata"]["namespace"], d["metadata"]["name"]): d for d in deployments}
+        self.routes: dict[tuple[str, str], Object] = {}
         self.groups = list(groups)
         self.features: Any = {"data": {"flag": "enabled"}}
         self.asked = 0
@@ -164,6 +164,9 @@ class FakeApi:
                 raise self.features
             return cast("Object | None", self.features)
         *_, namespace, plural, name = path.split("/")
+        if plural == "routes":
+            assert path.startswith("/apis/serving.knative.dev/v1/")
+            return self.routes.get((namespace, name))
         assert plural == "modeldeployments"
         return self.deployments.get((namespace, name))
 
@@ -175,6 +178,9 @@ def watching(api: FakeApi, *objects: Mapping[str, Any]) -> tuple[Watch, KeyQueue
     indexes: dict[str, dict[Any, list[Any]]] = {plural: {} for plural in INDEXED_BY}
     for obj in objects:
         plural = PLURALS[obj["kind"]]
+        if plural == "routes":
+            api.routes[obj["metadata"]["namespace"], obj["metadata"]["name"]] = obj
+            continue
         for key, value in (indexed(INDEXED_BY[plural], obj) or {}).items():
             indexes[plural].setdefault(key, []).append(value)
     asyncio.run(found._child_changed(body=body_of(thing("Revision", "r")), **indexes))
@@ -206,7 +212,7 @@ def test_handlers_and_indexes_are_registered_for_everything_that_a_decision_depe
     found.register(registry)
     assert {str(handler.id) for handler in registry._indexing.get_all_handlers()} == set(INDEXED_BY)
     watched = {str(handler.selector.any_name) for handler in registry._watching.get_all_handlers() if handler.selector}
-    assert watched == set(INDEXED_BY) - {"servingruntimes", "clusterservingruntimes"}
+    assert watched == (set(INDEXED_BY) | {"routes"}) - {"servingruntimes", "clusterservingruntimes"}
     assert not found.listening
 
 

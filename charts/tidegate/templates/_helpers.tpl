@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # The Route that splits the traffic. Deletion is left to garbage collection, when its ModelDeployment goes.
 - apiGroups: [serving.knative.dev]
   resources: [routes]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 # What runs the pods of a version that is an image.
 - apiGroups: [serving.knative.dev]
   resources: [configurations]

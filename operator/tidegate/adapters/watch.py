@@ -61,8 +61,9 @@ class Watch:
         kopf.index(GROUP, VERSION, "modeldeployments", id="modeldeployments", registry=registry)(_by_name)
         kopf.on.event(GROUP, VERSION, "modeldeployments", id="parent", registry=registry)(self._parent_changed)
         for group, version, plural in _CHILDREN:
-            by = _by_label if plural == "revisions" else _by_name if plural == "routes" else _by_stem
-            kopf.index(group, version, plural, id=plural, registry=registry)(by)
+            if plural != "routes":  # a pass reads the one Route itself
+                by = _by_label if plural == "revisions" else _by_stem
+                kopf.index(group, version, plural, id=plural, registry=registry)(by)
             kopf.on.event(group, version, plural, id=f"{plural}-child", registry=registry)(self._child_changed)
         for group, version, plural in _RUNTIMES:
             kopf.index(group, version, plural, id=plural, registry=registry)(_by_namespace)
@@ -79,21 +80,23 @@ class Watch:
     async def gather(self, key: Key) -> Observed | None:
         """Everything that a decision about the key depends on.
 
-        The ModelDeployment itself is read afresh: its status is our own memory, which an index may lag behind.
+        The ModelDeployment itself is read afresh: its status is our own memory, which an index may lag behind. So is
+        the Route: kopf misses what is deleted while a watch is broken, and a Route that only seems to be there is never
+        made again.
         """
         path = f"/apis/{API_VERSION}/namespaces/{key.namespace}/modeldeployments/{key.name}"
         deployment = await self._api.get(path)
         if deployment is None:
             return None
         short = (key.namespace, stem(names.child(key.name, "x-0")))
-        routes = self._find("routes", tuple(key))
+        route = f"/apis/{'/'.join(KNATIVE)}/namespaces/{key.namespace}/routes/{key.name}"
         return Observed(
             deployment=deployment,
             records=self._find("modelversions", short),
             workloads=(*self._find("inferenceservices", short), *self._find("configurations", short)),
             revisions=self._find("revisions", tuple(key)),
             pods=self._pods.of(key),
-            route=routes[0] if routes else None,
+            route=await self._api.get(route),
             runtimes=(*self._find("servingruntimes", key.namespace), *self._find("clusterservingruntimes", "")),
             platform=await self._look_at_platform(),
         )
@@ -135,7 +138,7 @@ class Watch:
     def _remember(self, context: Mapping[str, Any]) -> None:
         if not self._indices:
             wanted = ("modeldeployments", *(plural for *_, plural in (*_CHILDREN, *_RUNTIMES)))
-            self._indices = {plural: context[plural] for plural in wanted}
+            self._indices = {plural: context[plural] for plural in wanted if plural != "routes"}
 
 
 def parents(child: Object) -> Iterable[Key]:
