@@ -114,6 +114,20 @@ def test_upgrade_changes_definitions_and_operator_and_fails_no_request(
     print(f"\n{load.sent} requests during two upgrades, {len(load.failed)} failed, slowest {load.slowest:.2f} s")
 
 
+def test_replica_that_stops_hands_over_at_once(kubectl: Kubectl) -> None:
+    def holder() -> str:
+        lease = ("get", "lease", "tidegate-operator", "-n", NAMESPACE)
+        return kubectl(*lease, "-o", "jsonpath={.spec.holderIdentity}")
+
+    kubectl("rollout", "status", "deployment/tidegate", "-n", NAMESPACE, "--timeout=60s")
+    before = wait_for(holder, 30, "one acts")
+    began = time.monotonic()
+    kubectl("delete", "pod", before.rpartition("-")[0], "-n", NAMESPACE, "--wait=false")
+    wait_for(lambda: holder() not in ("", before), 10, "another acts")
+    print(f"\nanother acts after {time.monotonic() - began:.1f} s")
+    kubectl("rollout", "status", "deployment/tidegate", "-n", NAMESPACE, "--timeout=60s")
+
+
 def test_uninstalling_leaves_models_serving_and_installing_again_goes_on(
     model: Model, faulty: Callable[..., Any], kubectl: Kubectl, release: Release
 ) -> None:
