@@ -212,8 +212,9 @@ def test_handlers_and_indexes_are_registered_for_everything_that_a_decision_depe
     found.register(registry)
     assert {str(handler.id) for handler in registry._indexing.get_all_handlers()} == set(INDEXED_BY)
     watched = {str(handler.selector.any_name) for handler in registry._watching.get_all_handlers() if handler.selector}
-    assert watched == (set(INDEXED_BY) | {"routes"}) - {"servingruntimes", "clusterservingruntimes"}
-    assert not found.listening
+    told = {"routes", "customresourcedefinitions"}
+    assert watched == (set(INDEXED_BY) | told) - {"servingruntimes", "clusterservingruntimes"}
+    assert not found.listening.is_set()
 
 
 def test_a_pass_sees_its_own_children_and_those_that_stand_under_their_names() -> None:
@@ -237,7 +238,7 @@ def test_a_pass_sees_its_own_children_and_those_that_stand_under_their_names() -
         thing("ServingRuntime", "rt", "elsewhere"),
     ]
     found, _ = watching(FakeApi(CHURN), CHURN, foreign, *mine, *others)
-    assert found.listening
+    assert found.listening.is_set()
     assert found.keys() == [Key("shop", "churn")]
     record, configuration, service, revision, route, runtime, cluster_runtime = mine
     assert asyncio.run(found.gather(Key("shop", "churn"))) == Observed(

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ RESYNC = 600.0
 RELIST = 10.0
 """Seconds until the next try where that list failed."""
 STUCK = 300.0
-"""Seconds after which a key that nobody takes up means that the process is stuck."""
+"""Seconds after which a key that nobody takes up, or a start that is not done, means that the process is stuck."""
 LEASE = "tidegate-operator"
 LEASE_TRY = 5.0
 """Seconds that one call about the lease may take."""
@@ -70,7 +71,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         queue = KeyQueue()
         pods = Pods(api, lambda key: queue.add(key) if watch.enqueues else None, options.namespaces)
         watch, metrics = Watch(api, queue, pods), Metrics(queue)
-        health = Health(watch, queue)
+        health = Health(watch, queue, pods)
         reconciler = Reconciler(watch, api, metrics, _now, queue)
         registry = kopf.OperatorRegistry()
         watch.register(registry)
@@ -79,6 +80,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
 
         async def act() -> None:
             await pods.listed.wait()
+            await watch.listening.wait()  # a pass before that would take whatever is not yet known for not there
             metrics.leader.set(1)
             watch.enqueues = True  # what changed before is found by the first pass over everything
             async with asyncio.TaskGroup() as group:
@@ -259,9 +261,6 @@ async def _resync(api: Api, watch: Watch, queue: KeyQueue, health: Health, names
             log.warning("cannot list ModelDeployments, next try in %.0f s: %s", RELIST, error)
             await asyncio.sleep(RELIST)
             continue
-        if listed and not watch.listening:  # a pass now would take whatever is not yet known for not there
-            await asyncio.sleep(0.1)
-            continue
         health.compare(listed)
         for key in listed:
             queue.add(key)
@@ -279,8 +278,9 @@ async def _list(api: Api, namespaces: tuple[str, ...]) -> set[Key]:
 class Health:
     """Whether the process does its work."""
 
-    def __init__(self, watch: Watch, queue: KeyQueue) -> None:
-        self._watch, self._queue = watch, queue
+    def __init__(self, watch: Watch, queue: KeyQueue, pods: Pods) -> None:
+        self._watch, self._queue, self._pods = watch, queue, pods
+        self._begun = time.monotonic()
         self._unseen: set[Key] = set()
         self._missed: set[Key] = set()
 
@@ -290,8 +290,16 @@ class Health:
         self._missed = missing & self._unseen
         self._unseen = missing
 
+    def unready(self) -> str:
+        """What is not yet known of the cluster; empty if all is."""
+        if not self._watch.listening.is_set():
+            return "the watches have not yet told what there is"
+        return "" if self._pods.listed.is_set() else "pods have not yet been listed"
+
     def fault(self) -> str:
         """What is wrong; empty if nothing is."""
+        if time.monotonic() > self._begun + STUCK and (unready := self.unready()):
+            return f"{unready}, after {STUCK:.0f} s"
         if self._missed:
             return f"the watches do not tell of {', '.join('/'.join(key) for key in sorted(self._missed)[:5])}"
         if (lag := self._queue.lag()) > STUCK:
@@ -308,7 +316,8 @@ async def _serving(port: int, health: Health, metrics: Metrics) -> AsyncIterator
         return web.Response(text=fault or "ok", status=503 if fault else 200)
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        unready = health.unready()
+        return web.Response(text=unready or "ok", status=503 if unready else 200)
 
     async def show(_: web.Request) -> web.Response:
         body = exposition.generate_latest(metrics.registry)

@@ -52,6 +52,8 @@ class Watch:
         self._pods = pods
         self.enqueues = False
         self._api, self._queue = api, queue
+        self.listening = asyncio.Event()
+        """Set once the indexes have been filled: before that, absence means nothing."""
         self._indices: Mapping[str, Mapping[Any, Iterable[Object]]] = {}
         self._platform: tuple[float, Platform] | None = None
         self._platform_lock = asyncio.Lock()
@@ -67,11 +69,9 @@ class Watch:
             kopf.on.event(group, version, plural, id=f"{plural}-child", registry=registry)(self._child_changed)
         for group, version, plural in _RUNTIMES:
             kopf.index(group, version, plural, id=plural, registry=registry)(_by_namespace)
-
-    @property
-    def listening(self) -> bool:
-        """Whether the indexes have been filled and a first event has come."""
-        return bool(self._indices)
+        # kopf tells only by an event that the indexes are filled, and of all objects only CRDs are surely there
+        crds = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        kopf.on.event(*crds, id="filled", registry=registry)(self._filled)
 
     def keys(self) -> list[Key]:
         """Every ModelDeployment that is known."""
@@ -124,6 +124,9 @@ class Watch:
             knative=KNATIVE[0] in groups, kserve=KSERVE[0] in groups, features=(features or {}).get("data") or {}
         )
 
+    async def _filled(self, **context: Any) -> None:
+        self._remember(context)
+
     async def _parent_changed(self, *, body: kopf.Body, **context: Any) -> None:
         self._remember(context)
         if self.enqueues:
@@ -139,6 +142,7 @@ class Watch:
         if not self._indices:
             wanted = ("modeldeployments", *(plural for *_, plural in (*_CHILDREN, *_RUNTIMES)))
             self._indices = {plural: context[plural] for plural in wanted if plural != "routes"}
+            self.listening.set()
 
 
 def parents(child: Object) -> Iterable[Key]:
