@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -157,6 +158,18 @@ def test_no_rule_is_wide_and_each_says_what_for(helm: Helm) -> None:
     uses = [before for before, line in pairwise(lines) if line.startswith("- apiGroups:")]
     assert len(uses) == sum(len(role["rules"]) for role in (*kinds["ClusterRole"], *kinds["Role"]))
     assert all(line.startswith("# ") for line in uses), "a comment above each rule"
+
+
+def test_page_lists_exactly_the_rules(helm: Helm) -> None:
+    page = (CHART / "README.md").read_text()
+    section = page[page.index("## What the operator may do") : page.index("## Metrics")]
+    listed = set()
+    for row in re.findall(r"^\| `.*$", section, re.MULTILINE):
+        what, verbs, _ = (cell.strip() for cell in row.strip("|").split("|"))
+        kinds, _, _ = what.partition(", only")
+        listed |= {(kind, verb) for kind in re.findall(r"`(\S+)`", kinds) for verb in verbs.split(", ")}
+    shown = rendered(helm, 'watchNamespaces=["a"]', "rbac.aggregate=false")
+    assert listed == {(resource, verb) for _, resource, verb in rules(*shown["ClusterRole"], *shown["Role"])}
 
 
 def test_some_namespaces_only(helm: Helm) -> None:
