@@ -1,4 +1,4 @@
-"""The process around the passes: Events, the lease."""
+"""The process around the passes: Events, the lease, health."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from kubernetes.aio.leaderelection import electionconfig, leaderelection
 
 from tidegate.adapters import app
 from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.pods import Pods
+from tidegate.adapters.watch import Child, Watch
 from tidegate.core.events import Event
+from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.write import Conflict
 from virtual import play
 
@@ -111,3 +114,57 @@ def test_a_lease_that_is_not_renewed_lapses_before_another_may_take_it() -> None
         assert asyncio.get_running_loop().time() == pytest.approx(110 + app.LEASE_HELD)
 
     play(story())
+
+
+def watching() -> tuple[Watch, app.Health]:
+    api, queue = cast(Any, None), KeyQueue(clock=lambda: 0.0)
+    pods = Pods(api, lambda key: None)
+    watch = Watch(api, queue, pods)
+    return watch, app.Health(watch, queue, pods)
+
+
+def test_a_child_that_only_the_watches_show_twice_is_a_fault() -> None:
+    _, health = watching()
+    ghost, other = (Child("revisions", "shop", name, f"uid-{name}") for name in ("churn-1", "churn-2"))
+    for gone in ({ghost}, {other}, set(), {ghost}):
+        health.compare(set(), gone)
+        assert health.fault() == ""
+    health.compare(set(), {ghost, other})
+    assert health.fault() == "the watches still tell of revisions shop/churn-1"
+
+
+def test_a_parent_that_the_watches_do_not_show_twice_is_a_fault() -> None:
+    _, health = watching()
+    health.compare({Key("shop", "churn")}, set())
+    assert health.fault() == ""
+    health.compare({Key("shop", "churn")}, set())
+    assert health.fault() == "the watches do not tell of shop/churn"
+
+
+def test_unready_until_all_is_known_which_is_a_fault_after_a_while() -> None:
+    watch, health = watching()
+    assert health.unready()
+    assert health.fault() == ""
+    health._begun -= app.STUCK + 1
+    assert health.fault() == "the watches have not yet told what there is, after 300 s"
+    watch.listening.set()
+    assert health.fault() == "pods have not yet been listed, after 300 s"
+    health._pods.listed.set()
+    assert health.unready() == health.fault() == ""
+
+
+def test_children_are_listed_by_their_metadata_and_a_kind_that_is_not_installed_has_none() -> None:
+    class Lists:
+        async def call(self, method: str, path: str, *, accept: str) -> Any:
+            assert (method, accept) == ("GET", app.METADATA)
+            if "kserve" in path:
+                raise ApiError(404, "not found")
+            *_, namespace, plural = path.split("/")
+            return {"items": [{"metadata": {"namespace": namespace, "name": plural, "uid": "u"}}]}
+
+    found = asyncio.run(app._list_children(cast(Any, Lists()), ("a", "b")))
+    assert found == {
+        Child(plural, space, plural, "u")
+        for plural in ("modelversions", "configurations", "revisions")
+        for space in ("a", "b")
+    }

@@ -25,7 +25,7 @@ from prometheus_client import disable_created_metrics, exposition
 from tidegate.adapters.api import Api, ApiError, connected
 from tidegate.adapters.pods import Pods
 from tidegate.adapters.telemetry import Metrics
-from tidegate.adapters.watch import Watch
+from tidegate.adapters.watch import INDEXED_CHILDREN, Child, Watch, child_of
 from tidegate.api import API_VERSION
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
@@ -40,6 +40,8 @@ RELIST = 10.0
 """Seconds until the next try where that list failed."""
 STUCK = 300.0
 """Seconds after which a key that nobody takes up, or a start that is not done, means that the process is stuck."""
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""What to accept of a list so that only metadata come."""
 LEASE = "tidegate-operator"
 LEASE_TRY = 5.0
 """Seconds that one call about the lease may take."""
@@ -256,12 +258,13 @@ async def _resync(api: Api, watch: Watch, queue: KeyQueue, health: Health, names
     """Passes over everything now and then, and finds out whether the watches still tell of what is there."""
     while True:
         try:
-            listed = await _list(api, namespaces)
+            known = watch.children()  # before the list, so that what comes meanwhile is in both
+            listed, children = await _list(api, namespaces), await _list_children(api, namespaces)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            log.warning("cannot list ModelDeployments, next try in %.0f s: %s", RELIST, error)
+            log.warning("cannot list ModelDeployments and what belongs to them, next try in %.0f s: %s", RELIST, error)
             await asyncio.sleep(RELIST)
             continue
-        health.compare(listed)
+        health.compare(listed, known - children)
         for key in listed:
             queue.add(key)
         await asyncio.sleep(RESYNC)
@@ -275,6 +278,21 @@ async def _list(api: Api, namespaces: tuple[str, ...]) -> set[Key]:
     return found
 
 
+async def _list_children(api: Api, namespaces: tuple[str, ...]) -> set[Child]:
+    """Every object that may be a child; none of a kind that is not installed."""
+    found: set[Child] = set()
+    for group, version, plural in INDEXED_CHILDREN:
+        for path in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
+            try:
+                listing = await api.call("GET", f"/apis/{group}/{version}{path}/{plural}", accept=METADATA)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                continue
+            found |= {child_of(plural, item) for item in listing["items"]}
+    return found
+
+
 class Health:
     """Whether the process does its work."""
 
@@ -283,9 +301,16 @@ class Health:
         self._begun = time.monotonic()
         self._unseen: set[Key] = set()
         self._missed: set[Key] = set()
+        self._gone: set[Child] = set()
+        self._ghosts: set[Child] = set()
 
-    def compare(self, listed: set[Key]) -> None:
-        """Takes note of what a list shows and the watches do not. Missing twice, a whole resync apart, is a fault."""
+    def compare(self, listed: set[Key], gone: set[Child]) -> None:
+        """Takes note of what a list shows and the watches do not, and of children that only the watches show.
+
+        Either twice, a whole resync apart, is a fault: kopf misses what is deleted while a watch is broken.
+        """
+        self._ghosts = gone & self._gone
+        self._gone = gone
         missing = listed - set(self._watch.keys())
         self._missed = missing & self._unseen
         self._unseen = missing
@@ -302,6 +327,9 @@ class Health:
             return f"{unready}, after {STUCK:.0f} s"
         if self._missed:
             return f"the watches do not tell of {', '.join('/'.join(key) for key in sorted(self._missed)[:5])}"
+        if self._ghosts:
+            ghosts = (f"{child.plural} {child.namespace}/{child.name}" for child in sorted(self._ghosts)[:5])
+            return f"the watches still tell of {', '.join(ghosts)}"
         if (lag := self._queue.lag()) > STUCK:
             return f"a key has been waiting for {lag:.0f} s"
         return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import kopf
 
@@ -33,7 +33,24 @@ _CHILDREN = (
     (*KNATIVE, "revisions"),
     (*KSERVE, "inferenceservices"),
 )
+INDEXED_CHILDREN = tuple(kind for kind in _CHILDREN if kind[2] != "routes")
+"""Group, version and plural of the children that a pass takes from an index. It reads the one Route itself."""
 _RUNTIMES = ((*KSERVE_RUNTIMES, "servingruntimes"), (*KSERVE_RUNTIMES, "clusterservingruntimes"))
+
+
+class Child(NamedTuple):
+    """One child, not another of its name before or after it."""
+
+    plural: str
+    namespace: str
+    name: str
+    uid: str
+
+
+def child_of(plural: str, obj: Object) -> Child:
+    """Which one it is."""
+    metadata = obj["metadata"]
+    return Child(plural, metadata["namespace"], metadata["name"], metadata.get("uid", ""))
 
 
 def stem(child: str) -> str:
@@ -76,6 +93,15 @@ class Watch:
     def keys(self) -> list[Key]:
         """Every ModelDeployment that is known."""
         return [Key(*key) for key in self._indices.get("modeldeployments", {})]
+
+    def children(self) -> set[Child]:
+        """Every child in the indexes."""
+        return {
+            child_of(plural, obj)
+            for _, _, plural in INDEXED_CHILDREN
+            for entries in self._indices.get(plural, {}).values()
+            for obj in entries
+        }
 
     async def gather(self, key: Key) -> Observed | None:
         """Everything that a decision about the key depends on.
