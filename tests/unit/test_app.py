@@ -160,11 +160,11 @@ def test_children_are_listed_by_their_metadata_and_a_kind_that_is_not_installed_
             if "kserve" in path:
                 raise ApiError(404, "not found")
             *_, namespace, plural = path.split("/")
+            if plural == "revisions":
+                return {"items": None}  # so says the API server of no CRs where only metadata are asked for
             return {"items": [{"metadata": {"namespace": namespace, "name": plural, "uid": "u"}}]}
 
     found = asyncio.run(app._list_children(cast(Any, Lists()), ("a", "b")))
     assert found == {
-        Child(plural, space, plural, "u")
-        for plural in ("modelversions", "configurations", "revisions")
-        for space in ("a", "b")
+        Child(plural, space, plural, "u") for plural in ("modelversions", "configurations") for space in ("a", "b")
     }

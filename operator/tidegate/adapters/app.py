@@ -289,7 +289,7 @@ async def _list_children(api: Api, namespaces: tuple[str, ...]) -> set[Child]:
                 if error.status != 404:
                     raise
                 continue
-            found |= {child_of(plural, item) for item in listing["items"]}
+            found |= {child_of(plural, item) for item in listing["items"] or ()}
     return found
 
 
