@@ -41,7 +41,7 @@ status: venv  ## say what the testbed has and whether it is well
 	@$(TESTBED) status
 
 .PHONY: env
-env: venv  ## print what a shell needs to use it: eval "$$(make -s env)"
+env: venv  ## print what a shell needs to use it: eval "$(make -s env)"
 	@$(TESTBED) env
 
 .PHONY: dump

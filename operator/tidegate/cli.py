@@ -199,10 +199,13 @@ def _table(found: Any) -> Iterator[str]:
     ]
     yield from _aligned(versions)
     yield ""
+    told: set[str] = set()
     for kind, condition in _conditions(found).items():
         yield f"{kind + ':':<15}{condition['status']:<8}{condition['reason']}"
-        if condition.get("message"):
-            yield f"{'':<15}{condition['message']}"
+        message = condition.get("message", "")
+        for line in ["(as above)"] if message in told and message else message.splitlines():
+            yield f"{'':<15}{line}"
+        told.add(message)
 
 
 def _conditions(item: Object) -> dict[str, Any]:

@@ -117,10 +117,11 @@ def test_a_container_on_its_way_is_no_failure(container: dict[str, Any]) -> None
 
 def test_an_init_container_counts_as_well() -> None:
     """KServe fetches the model in one."""
-    fetching = box("storage-initializer", before=1, restarts=1, message="no such bucket")
+    fetching = box("storage-initializer", before=1, restarts=1, message="Traceback:\n  File\nno such bucket\n")
     found = revision(rev("Unknown", 0), [pod(box(waiting="PodInitializing"), initContainerStatuses=[fetching])])
     assert found.ready == "False"
-    assert found.message == "Error: container storage-initializer: exit code 1, no such bucket"
+    told = "Error: container storage-initializer: exit code 1, no such bucket, check model.uri and the credentials"
+    assert found.message.startswith(told)
 
 
 def test_a_pod_without_a_node_is_told_and_may_still_get_one() -> None:

@@ -195,7 +195,10 @@ def _ended(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _told(container: Mapping[str, Any], ended: Mapping[str, Any]) -> str:
-    words = [f"exit code {ended['exitCode']}", str(ended.get("message") or "").strip()]
+    lines = str(ended.get("message") or "").strip().splitlines()
+    words = [f"exit code {ended['exitCode']}", lines[-1].strip() if lines else ""]  # a traceback says its cause last
+    if container["name"] == "storage-initializer":
+        words.append("check model.uri and the credentials (model.storage.secret, or the service account's secrets)")
     return f"{ended.get('reason') or 'Error'}: container {container['name']}: {', '.join(filter(None, words))}"[:1000]
 
 
