@@ -404,6 +404,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
         rolled(steps=[{"weight": 50}, {"weight": 49}]),
         rolled(steps=[{"weight": 50}, {"pause": {}}, {"weight": 0}]),
     ],
+    "pause.for: at most 720h (30 days)": [rolled(steps=[{"weight": 5, "pause": {"for": "720h1s"}}])],
     "strategy Immediate has no steps": [rolled(strategy="Immediate", steps=[{"weight": 100}])],
     "the weights of strategy BlueGreen are 0 and 100": [rolled(strategy="BlueGreen", steps=[{"weight": 50}])],
 }
