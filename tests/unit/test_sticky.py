@@ -34,17 +34,23 @@ def test_ten_percent_is_ten_percent(weights: dict[str, int]) -> None:
     assert stats.chisquare(list(found.values()), expected).pvalue > 0.01, found
 
 
-def test_users_of_one_experiment_are_not_those_of_another() -> None:
+@pytest.mark.parametrize("second", [{"v1": 90, "v2": 10}, {"v2": 90, "v3": 10}], ids=["same versions", "next rollout"])
+def test_users_of_one_experiment_are_not_those_of_another(second: dict[str, int]) -> None:
     """Whoever was among the first once is so again as often as anybody: tested by their two-by-two table."""
-    first, second = {"v1": 90, "v2": 10}, {"v2": 90, "v3": 10}
+    first, last = {"v1": 90, "v2": 10}, max(second)
     table = [[0, 0], [0, 0]]
     for user in USERS[:30_000]:
-        table[assign(first, user) == "v2"][assign(second, user) == "v3"] += 1
+        table[assign(first, user, "one") == "v2"][assign(second, user, "two") == last] += 1
     assert stats.chi2_contingency(table).pvalue > 0.01, table
-    table = [[0, 0], [0, 0]]
-    for user in USERS[:30_000]:
-        table[assign(first, user, "churn") == "v2"][assign(first, user, "fraud") == "v2"] += 1
-    assert stats.chi2_contingency(table).pvalue > 0.01, table
+
+
+def test_each_rollout_is_a_draw_of_its_own() -> None:
+    weights = {"v1": 90, "v2": 10}
+    versions = [{"id": name, "weight": weight} for name, weight in weights.items()]
+    for user in USERS[:200]:
+        assert choose({"candidate": "v2", "versions": versions}, user).version == assign(weights, user, "v2")
+        assert choose({"candidate": "v2", "versions": versions}, user, "own").version == assign(weights, user, "own")
+        assert choose({"versions": versions}, user).version == assign(weights, user)
 
 
 def test_a_rollout_moves_no_more_users_than_it_needs() -> None:

@@ -27,12 +27,14 @@ def assign(weights: Mapping[str, int], user: str, salt: str = "") -> str:
       assignment without a memory can do (Angel and Spinka, Pairwise optimal coupling of multiple random variables,
       2019).
     - The order of the versions does not matter, nor do versions without weight.
-    - Another candidate, or another salt, has other users: nobody is always among the first.
+    - Another salt is another draw: nobody is always among the first. Take one for each experiment, and keep it to its
+      end. With the same salt in the next one, those who had the last candidate would be the least likely to get the
+      new one, since they drew low for what is now stable, and the two groups would differ in more than chance.
 
     Args:
         weights: weight of each version by its id, not negative, in any unit; percent usually.
         user: whatever tells users apart and stays the same: an account, a device, a session.
-        salt: tells experiments apart whose users shall not be the same ones; usually the ModelDeployment's name.
+        salt: tells experiments apart.
 
     Raises:
         ValueError: a weight is negative, or none is above zero.
@@ -68,6 +70,8 @@ class Choice:
 def choose(status: Mapping[str, Any], user: str, salt: str = "") -> Choice:
     """The version of a user, by the status of a ModelDeployment as the API server gives it.
 
+    Without a `salt` the candidate's id is one: each rollout is a draw of its own, from its beginning to its end.
+
     The URL's host is `TAG-NAME.NAMESPACE.DOMAIN`, beside the ModelDeployment's `NAME.NAMESPACE.DOMAIN`, unless
     Knative's tag template was changed; then there are no headers.
 
@@ -75,7 +79,9 @@ def choose(status: Mapping[str, Any], user: str, salt: str = "") -> Choice:
         ValueError: no version has traffic yet.
     """
     versions: dict[str, Mapping[str, Any]] = {each["id"]: each for each in status.get("versions", ())}
-    version = assign({name: each.get("weight", 0) for name, each in versions.items()}, user, salt)
+    version = assign(
+        {name: each.get("weight", 0) for name, each in versions.items()}, user, salt or status.get("candidate") or ""
+    )
     url = versions[version].get("url")
     own, common = urlsplit(url or "").hostname or "", urlsplit(status.get("url") or "").hostname or ""
     tag = own.removesuffix(f"-{common}") if common else own
