@@ -22,6 +22,7 @@ import click
 from tidegate import __version__
 from tidegate.api import API_VERSION, crds
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION
+from tidegate.feedback.command import feedback
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Object = Mapping[str, Any]
@@ -35,6 +36,9 @@ class Failed(click.ClickException):
 @click.version_option(__version__, prog_name="tidegate")
 def main() -> None:
     """Serverless model inference on Kubernetes."""
+
+
+main.add_command(feedback)
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------
