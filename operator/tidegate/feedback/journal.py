@@ -39,10 +39,13 @@ class Full(Exception):
     """The disk is full. Nothing of the commit was kept, and the store goes on once there is room."""
 
 
+_HEAD = re.compile(rb"([0-9a-f]{8}) (\d{1,12}) ")
+
+
 def encode(content: Any) -> bytes:
-    """A line: eight hexadecimal digits of CRC-32, a space, JSON, a newline."""
+    """A line: CRC-32 in eight hexadecimal digits, length in bytes, JSON of that length, a newline."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return b"%08x %d %s\n" % (zlib.crc32(text), len(text), text)
 
 
 def decode(line: bytes) -> Any:
@@ -51,9 +54,17 @@ def decode(line: bytes) -> Any:
     Raises:
         ValueError: the line is not whole, or not as it was written.
     """
-    if not line.endswith(b"\n") or len(line) < 10 or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
+    head = _HEAD.match(line)
+    text = line[head.end() : -1] if head else b""
+    if not head or line[-1:] != b"\n" or len(text) != int(head[2]) or zlib.crc32(text) != int(head[1], 16):
         raise ValueError("the checksum is wrong")
-    return json.loads(line[9:-1])
+    return json.loads(text)
+
+
+def _torn(rest: bytes) -> bool:
+    """Whether what a log ends with can be one line that was being written, and not two that run into each other."""
+    head = _HEAD.match(rest)
+    return not head or len(rest) <= head.end() + int(head[2]) + 1
 
 
 class Journal:
@@ -239,7 +250,7 @@ class Journal:
             try:
                 sequence, now, forget, items = decode(content[at:end])
             except ValueError as error:
-                if end < len(content) or number != self._number:
+                if end < len(content) or number != self._number or not _torn(content[at:]):
                     raise self._damaged(path, f"{error} at byte {at}") from error
                 log.warning("%s: dropped its last %d bytes, which nobody was told of: a crash", path, end - at)
                 self._cut(path, at)
