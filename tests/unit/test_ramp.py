@@ -49,6 +49,12 @@ def test_steps_are_taken_when_they_were_held_for_long_enough() -> None:
     assert [go(STEADY, 10, held=held) for held in (59, 60)] == [10, 25]
 
 
+def test_what_may_fail_a_quarter_of_all_requests_keeps_its_weight_unless_proven() -> None:
+    assert [go(EAGER, 10, rate=0.1, excess=excess) for excess in (0.25, 0.26)] == [35, 10]
+    assert go(STEADY, 10, rate=0.1, excess=0.26) == 25
+    assert go(EAGER, 10, rate=0.1, excess=0.26, healthy=True) == 35
+
+
 def test_nothing_moves_in_an_incident() -> None:
     assert go(EAGER, 10, incident=True) == 10
     assert not weights.promotable(EAGER, 35, held=600, healthy=True, incident=True)
