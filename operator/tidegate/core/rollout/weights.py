@@ -136,16 +136,16 @@ def next_weight(
 
     `held`: seconds since `weight` came in force. `healthy`: proven at this weight; then the budget does not bind.
     `incident`: the stable version is in an incident; then nothing moves. A weight moves to the next step, or as far
-    towards it as is allowed if that is at least half as much again.
+    towards it as is allowed if that is at least half as much again, unless the ramp's doubt forbids it.
     """
     now = np.asarray(weight, dtype=np.int64)
     steps = np.array([*ramp.steps, ramp.last], dtype=np.int64)
     step = steps[np.searchsorted(steps[:-1], now, side="right")]
     allowed = np.where(healthy, 100.0, np.minimum(affordable(excess, rate, budget), 100.0))
     wanted = np.minimum(step, np.floor(allowed).astype(np.int64))
-    moves = (np.asarray(held) >= ramp.hold) & ~np.asarray(incident, dtype=bool)
-    moves &= np.asarray(healthy, dtype=bool) | (np.asarray(excess) <= ramp.doubt)
-    moves &= (wanted > now) & (wanted >= np.minimum(step, 1.5 * now))
+    certain = np.asarray(healthy, dtype=bool) | (np.asarray(excess) <= ramp.doubt)
+    worthwhile = (wanted > now) & (wanted >= np.minimum(step, 1.5 * now))
+    moves = (np.asarray(held) >= ramp.hold) & ~np.asarray(incident, dtype=bool) & certain & worthwhile
     out: Ints = np.where(now > 0, np.where(moves, wanted, now), first_weight(ramp, rate, budget))
     return out
 
