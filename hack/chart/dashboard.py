@@ -145,6 +145,19 @@ def _model() -> Iterator[Any]:
         query(replicas("kn_revision_pods_count"), "{{version}} running"),
         query(replicas("kn_revision_pods_desired"), "{{version}} wanted"),
     )
+    rewards, total = (f"tidegate_feedback_rewards{part}_total{{{MODEL}}}{RATE}" for part in ("", "_sum"))
+    yield lines(
+        "Reward",
+        "Mean of the rewards that users gave to responses of each version, by the feedback service.",
+        "short",
+        query(f"sum by (version) (rate({total})) / sum by (version) (rate({rewards}))", "{{version}}"),
+    )
+    yield lines(
+        "Rewards",
+        "Rewards a second for responses of each version, whenever they were served.",
+        "cps",
+        query(f"sum by (version) (rate({rewards}))", "{{version}}"),
+    )
     yield states(
         "Conditions",
         "Progressing is False while nothing is rolled out, and while a rollout waits for someone.",

@@ -14,6 +14,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{/* Room for what a StatefulSet adds to the names of its pods and of their revisions. */}}
+{{- define "tidegate.feedback" -}}
+{{- printf "%s-feedback" (include "tidegate.fullname" . | trunc 43 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "tidegate.feedbackSelector" -}}
+app.kubernetes.io/name: tidegate
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: feedback
+{{- end -}}
+
 {{/* Labels of everything here. The version is left out of what must not change from release to release. */}}
 {{- define "tidegate.labels" -}}
 app.kubernetes.io/name: tidegate
