@@ -84,7 +84,8 @@ def _bad(study: Study) -> str:
     if traffic.above:
         told += f", above {traffic.above:g}% weight"
     if traffic.after:
-        told += f", from {_time(traffic.after)} on (times count from then)"
+        before = ", ".join(f"{s.rule} {_share(s.promoted_before, s)}" for s in study.bad.summaries())
+        told += f", from {_time(traffic.after)} on (times count from then; promoted before: {before})"
     return told
 
 
@@ -266,8 +267,7 @@ def _curves(case: Case, outcome: int, what: str, max_time: float) -> str:
         share = most * i / 4
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>')
         parts.append(_text(_LEFT - 8, y(share) + 4, f"{100 * share:.3g}%", "end"))
-    for t in _ticks(end):
-        parts.append(_text(x(t), _H - _BOTTOM + 20, _time(t) if t else "0", "middle"))
+    parts.extend(_text(x(t), _H - _BOTTOM + 20, _time(t) if t else "0", "middle") for t in _ticks(end))
     for i, result in enumerate(case.results):
         times, counts = np.unique(result.time[result.outcome == outcome], return_counts=True)
         keep = times <= end

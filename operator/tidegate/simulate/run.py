@@ -138,7 +138,9 @@ class Summary:
     rule: str
     runs: int
     promoted: float
-    """Share of the runs."""
+    """Share of the runs, without those that were promoted"""
+    promoted_before: float
+    """before the fault could show."""
     rolled_back: float
     undecided: float
     promotion: tuple[float, float] | None
@@ -168,10 +170,12 @@ def summary(result: Result, since: float = 0.0) -> Summary:
     def share(outcome: int) -> float:
         return float((result.outcome == outcome).mean())
 
+    before = float(((result.outcome == PROMOTED) & (result.time <= since)).mean())
     return Summary(
         rule=result.rule,
         runs=len(result.outcome),
-        promoted=share(PROMOTED),
+        promoted=share(PROMOTED) - before,
+        promoted_before=before,
         rolled_back=share(ROLLED_BACK),
         undecided=share(UNDECIDED),
         promotion=times(PROMOTED),
