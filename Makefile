@@ -68,6 +68,10 @@ unit: venv  ## the tests that need no cluster
 test: up  ## all tests, against the testbed
 	@eval "$$($(TESTBED) env)" && $(PY) -m pytest $(TESTS)
 
+.PHONY: bench-rollout
+bench-rollout: venv  ## rules for rollouts side by side, on simulated requests: 10 minutes of one core
+	@$(PY) -m hack.bench.rollout
+
 .PHONY: lint
 lint: venv  ## style, types, layers
 	@$(PY) -m ruff check .

@@ -23,6 +23,7 @@ from tidegate import __version__
 from tidegate.api import API_VERSION, crds
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION
 from tidegate.feedback.command import feedback
+from tidegate.simulate.command import simulate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Object = Mapping[str, Any]
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 main.add_command(feedback)
+main.add_command(simulate)
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------
