@@ -18,11 +18,16 @@ from .versions import key
 
 CHART = REPO / "charts" / "tidegate"
 RELEASE, NAMESPACE = "tidegate", "tidegate-system"
+VALUES = (
+    "prometheus.url=http://prometheus.tidegate-testbed.svc:9090",
+    "feedback.enabled=true",
+    "feedback.persistence.enabled=false",  # volumes are few, and not made anew
+)
 NEEDED = ("operator",)  # without these there is nothing to deploy
 
 
 def rolled_out(deployment: Mapping[str, Any]) -> bool:
-    """Whether all of a deployment's pods are of its present template, and available."""
+    """Whether all of a deployment's (or StatefulSet's) pods are of its present template, and available."""
     status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
     return bool(
         status.get("observedGeneration") == deployment["metadata"]["generation"]
@@ -82,7 +87,7 @@ class Tidegate:
         return values
 
     def _content(self) -> str:
-        return key(files.digest(CHART, files.tree(CHART)), self._values())
+        return key(files.digest(CHART, files.tree(CHART)), self._values(), VALUES)
 
     def _deployed(self) -> bool:
         asked = subprocess.run(
@@ -98,7 +103,7 @@ class Tidegate:
         return info["status"] == "deployed" and info.get("description") == self._content()
 
     def _running(self) -> bool:
-        found = self._cluster.get("deployments", "-n", NAMESPACE)
+        found = self._cluster.get("deployments,statefulsets", "-n", NAMESPACE)
         return found is not None and all(rolled_out(item) for item in found["items"])
 
     def _deploy(self, log: Log) -> None:
@@ -113,6 +118,7 @@ class Tidegate:
         pending = "status in (pending-install,pending-upgrade,pending-rollback)"
         log.run([*kubectl, "delete", "secrets", "-l", f"owner=helm,name={RELEASE},{pending}"], env=env)
         settings = [word for name, value in self._values().items() for word in ("--set-string", f"{name}={value}")]
+        settings += [word for value in VALUES for word in ("--set", value)]
         log.run(
             [
                 *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"),
