@@ -144,7 +144,7 @@ class Summary:
     rolled_back: float
     undecided: float
     promotion: tuple[float, float] | None
-    """Time to promotion, median and 90th percentile of those that were promoted; None if none was."""
+    """Time to promotion, median and 90th percentile of those that were promoted since then; None if none was."""
     rollback: tuple[float, float] | None
     """Time to rollback, likewise."""
     bad: tuple[float, float, float]
@@ -157,7 +157,7 @@ def summary(result: Result, since: float = 0.0) -> Summary:
     """Sums up. `since`: seconds from the start to when the fault shows."""
 
     def times(outcome: int) -> tuple[float, float] | None:
-        found = result.time[result.outcome == outcome]
+        found = result.time[(result.outcome == outcome) & (result.time > since)]
         if not len(found):
             return None
         median, late = np.quantile(found - since, (0.5, 0.9))

@@ -54,9 +54,9 @@ EAGER = Ramp((10, 35), 5.0, doubt=0.25)
 """Begins with up to 10%, and rises after any block of evidence (5 s) that allows it.
 
 It ends at 35%, near where a comparison costs least: with half of the requests each, the stable version's share of bad
-responses is known worse, and a proof of either side takes more responses of the candidate. At 20 requests per second,
-5 times 0.5% is found in 280 s with 57 bad responses if the last weight is 40%, in 320 s with 49 if it is 30%; a healthy
-version is promoted in 430 and 390 s, and in 475 s if it had 50% from the first second (medians of 3,000 runs).
+responses is known worse, and a proof of either side takes more responses of the candidate. At 20 requests per second
+and 0.5%, 5 times as many are found in 305 s with 53 bad responses, and a healthy version is promoted in 410 s; with a
+last weight of 50% it is 280 s, 70 bad responses and 470 s, with 30% 330 s, 50 and 395 s (medians of 3,000 runs).
 
 The doubt keeps the first weight for a version that fails most requests: without it, one that always fails gives 36 bad
 responses at 2 requests per second before it is found, with it 11, in the same time.
