@@ -293,6 +293,12 @@ def test_a_candidate_that_the_settings_allow_is_pointed_out() -> None:
     assert "the limit is" not in ask("--regression", "3x").output
 
 
+def test_a_rate_at_which_one_percent_is_too_much_says_so() -> None:
+    shown = ask("--rate", "300/s", "--regression", "20%", "--runs", "5").output
+    assert "even 1% may cost more than half of the 100 bad responses" in shown
+    assert "even 1%" not in ask("--rate", "300/s", "--bad-responses", "200", "--runs", "5").output
+
+
 def test_a_fault_that_comes_late_says_who_had_promoted_before() -> None:
     assert "promoted before: Tidegate 0, Flagger 100%" in ask("--after", "8m", "--rate", "2").output
 

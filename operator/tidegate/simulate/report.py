@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 
 from tidegate import __version__
+from tidegate.core.rollout.weights import first_weight
 from tidegate.simulate.rules import Tidegate
 from tidegate.simulate.run import PROMOTED, ROLLED_BACK, Result, Summary, summary
 from tidegate.simulate.streams import Traffic
@@ -54,7 +55,7 @@ def _lines(study: Study) -> Iterator[str]:
     yield f"{_title(study)}; times and numbers: median / 90th percentile"
     yield from ("", f"Healthy candidate, {_healthy(study)}", *_aligned([HEALTHY_HEAD, *_healthy_rows(study)]))
     yield from ("", f"Bad candidate, {_bad(study)}", *_aligned([BAD_HEAD, *_bad_rows(study)]))
-    if warning := _warning(study):
+    for warning in _warnings(study):
         yield from ("", warning)
 
 
@@ -89,23 +90,24 @@ def _bad(study: Study) -> str:
     return told
 
 
-def _warning(study: Study) -> str:
-    """Where the bad candidate is one that the settings allow."""
-    for guard in study.tidegate.guards:
-        traffic = study.bad.traffic
-        stable, candidate = (
-            (traffic.base, traffic.candidate)
-            if guard.kind == "errors"
-            else (traffic.slow or 0.0, traffic.slow_candidate or 0.0)
+def _warnings(study: Study) -> Iterator[str]:
+    """What one should know of the settings."""
+    own, traffic = study.tidegate, study.bad.traffic
+    if not first_weight(own.ramp, traffic.rate, own.budget):
+        yield (
+            f"At {_number(traffic.rate)} requests/s even 1% may cost more than half of the {own.budget:g} bad responses "
+            "that --bad-responses allows. Tidegate begins there only with risk.beyondBudget, which is assumed here."
         )
-        if candidate > guard.rho * stable + guard.delta:
-            return ""
-    guard = study.tidegate.guards[0]
-    limit = _percent(guard.rho * study.bad.traffic.base + guard.delta)
-    return (
-        f"Tidegate's settings allow this candidate: the limit is {limit} errors. Promoting it is right by them; a "
-        "smaller --max-increase or --max-ratio is stricter."
-    )
+    shares = {
+        "errors": (traffic.base, traffic.candidate),
+        "latency": (traffic.slow or 0.0, traffic.slow_candidate or 0.0),
+    }
+    if all(bad <= guard.rho * stable + guard.delta for guard in own.guards for stable, bad in [shares[guard.kind]]):
+        limit = _percent(own.guards[0].rho * traffic.base + own.guards[0].delta)
+        yield (
+            f"Tidegate's settings allow this candidate: the limit is {limit} errors. Promoting it is right by them; a "
+            "smaller --max-increase or --max-ratio is stricter."
+        )
 
 
 def _healthy_rows(study: Study) -> list[Row]:
@@ -225,8 +227,7 @@ def _page(study: Study) -> Iterator[str]:
     yield _curves(study.healthy, PROMOTED, "promoted", study.max_time)
     yield _curves(study.healthy, ROLLED_BACK, "rolled back, wrongly", study.max_time)
     yield f"<h2>Bad candidate: {escape(_bad(study))}</h2>\n"
-    if warning := _warning(study):
-        yield f"<p>{escape(warning)}</p>\n"
+    yield from (f"<p>{escape(warning)}</p>\n" for warning in _warnings(study))
     yield _html_table([BAD_HEAD, *_bad_rows(study)])
     yield _curves(study.bad, ROLLED_BACK, "rolled back", study.max_time)
     yield _curves(study.bad, PROMOTED, "promoted, wrongly", study.max_time)

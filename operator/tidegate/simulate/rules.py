@@ -93,7 +93,8 @@ class _Tidegate:
         self._tests = [BinaryTest(guard, runs, 1 / shared, 1 / method.beta) for guard in method.guards]
         self._responses, self._over = np.full(runs, rate * self.HALF_LIFE), np.full(runs, self.HALF_LIFE)
         self._bad, self._total, self._held = np.zeros(runs, np.int64), np.zeros(runs, np.int64), np.zeros(runs)
-        self.weight: Ints = weights.first_weight(method.ramp, np.full(runs, rate), method.budget)
+        # 1% at least, as with risk.beyondBudget: a rollout that does not begin has nothing to show
+        self.weight: Ints = np.maximum(weights.first_weight(method.ramp, np.full(runs, rate), method.budget), 1)
 
     def before(self, counts: Counts, dt: float) -> None:
         on, seconds = np.ones(len(self.weight), bool), np.full(len(self.weight), dt)
