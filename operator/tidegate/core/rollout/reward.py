@@ -1,0 +1,149 @@
+"""Two-sided sequential test of a mean reward in [0, 1], without assuming anything of its distribution.
+
+For independent rewards of one version, sum S of n with squares Q, any centre m that is known before the block and any
+0 <= l < 1, E exp{l (S - n mu) - psi(l) V} <= 1 with psi(l) = -ln(1-l) - l and V = Q - 2mS + n m^2 (the empirical
+Bernstein bound of Fan, Grama & Liu 2015; Howard et al. 2021, arXiv 1810.08240; Waudby-Smith & Ramdas 2024, arXiv
+2010.09686); so too for -S. Betting l_c and l_s with n_c l_c = n_s l_s cancels whatever drift both versions share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.core.rollout.binary import CLOSE_AFTER, DISCARD_AFTER
+from tidegate.core.rollout.evidence import Bools, EProcess, Floats, fill, numbers
+from tidegate.core.rollout.guards import Guard
+
+BETS = np.array([0.03, 0.1, 0.2, 0.4, 0.7])
+_PRIOR = [0.2] * 5
+_HEALTHY_BLOCKS = 12
+
+
+def log_e(
+    drop: float,
+    c: tuple[Floats, Floats, Floats],
+    s: tuple[Floats, Floats, Floats],
+    centre_c: Floats,
+    centre_s: Floats,
+) -> tuple[Floats, Floats]:
+    """Log e-values of one block that the candidate's mean fell by more than `drop`, and that it did not.
+
+    `c` and `s` are (count, sum, sum of squares) of candidate and stable version, all of shape (rows, 1); the results
+    have shape (rows, len(BETS)).
+    """
+    (n_c, sum_c, squares_c), (n_s, sum_s, squares_s) = c, s
+    l_c, l_s = BETS * n_s / (n_c + n_s), BETS * n_c / (n_c + n_s)
+    spread = _psi(l_c) * (squares_c - 2.0 * centre_c * sum_c + n_c * centre_c**2)
+    spread = spread + _psi(l_s) * (squares_s - 2.0 * centre_s * sum_s + n_s * centre_s**2)
+    fall = n_c * l_c * (sum_s / n_s - sum_c / n_c - drop)
+    return fall - spread, -fall - spread
+
+
+def _psi(bet: Floats) -> Floats:
+    out: Floats = -np.log1p(-bet) - bet
+    return out
+
+
+class RewardTest:
+    """The guardrail over rewards, for each row: blocks, both versions' means so far, evidence and verdicts."""
+
+    def __init__(
+        self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
+    ) -> None:
+        self.guard = guard
+        self.bad = EProcess(rows, _PRIOR, degraded_threshold, guard.blocks)
+        """Evidence that the mean fell by more than is allowed."""
+        self.ok = EProcess(rows, _PRIOR, healthy_threshold, _HEALTHY_BLOCKS)
+        """Evidence that it did not, since the weights last changed."""
+        self.degraded: Bools = np.zeros(rows, dtype=bool)
+        self.healthy: Bools = np.zeros(rows, dtype=bool)
+        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
+        self.incident: Bools = np.zeros(rows, dtype=bool)
+        """Never: rewards know no incident."""
+        # count, sum and squares of the open block
+        self.nc: Floats = np.zeros(rows)
+        self.sc: Floats = np.zeros(rows)
+        self.qc: Floats = np.zeros(rows)
+        self.ns: Floats = np.zeros(rows)
+        self.ss: Floats = np.zeros(rows)
+        self.qs: Floats = np.zeros(rows)
+        self.dt: Floats = np.zeros(rows)
+        # weight and sum of the earlier blocks, whose mean is the centre
+        self.wc: Floats = np.ones(rows)
+        self.mc: Floats = np.full(rows, 0.5)
+        self.ws: Floats = np.ones(rows)
+        self.ms: Floats = np.full(rows, 0.5)
+
+    def observe(
+        self, on: Bools, dt: Floats, c: tuple[Floats, Floats, Floats], s: tuple[Floats, Floats, Floats]
+    ) -> None:
+        """One window of `dt` seconds for the rows that are `on`: (count, sum, sum of squares) of the candidate's and
+        of the stable version's rewards."""
+        self.dt += np.where(on, dt, 0.0)
+        for column, value in zip((self.nc, self.sc, self.qc, self.ns, self.ss, self.qs), (*c, *s), strict=True):
+            column += np.where(on, value, 0.0)
+        close = on & (self.dt >= CLOSE_AFTER) & (self.nc >= 1.0) & (self.ns >= 1.0)
+        self._judge(np.flatnonzero(close))
+        self._clear(close | (self.dt >= DISCARD_AFTER))
+
+    def _judge(self, rows: npt.NDArray[np.intp]) -> None:
+        if not rows.size:
+            return
+        n_c, s_c, q_c = (column[rows] for column in (self.nc, self.sc, self.qc))
+        n_s, s_s, q_s = (column[rows] for column in (self.ns, self.ss, self.qs))
+        fell, held = log_e(
+            self.guard.drop,
+            (n_c[:, None], s_c[:, None], q_c[:, None]),
+            (n_s[:, None], s_s[:, None], q_s[:, None]),
+            (self.mc[rows] / self.wc[rows])[:, None],
+            (self.ms[rows] / self.ws[rows])[:, None],
+        )
+        self.bad.update(rows, fell)
+        self.degraded[rows] |= self.bad.reached(rows)
+        self.ok.update(rows, held)
+        reached = self.ok.reached(rows)
+        self.healthy[rows] |= reached
+        self.healthy_here[rows] |= reached
+        self.wc[rows] += n_c
+        self.mc[rows] += s_c
+        self.ws[rows] += n_s
+        self.ms[rows] += s_s
+
+    def weight_changed(self, rows: Bools) -> None:
+        """As `BinaryTest.weight_changed`."""
+        self.ok.reset(rows)
+        self.bad.boost[rows] = True
+        self.healthy_here[rows] = False
+        self._clear(rows)
+
+    def _clear(self, rows: Bools) -> None:
+        for column in (self.nc, self.sc, self.qc, self.ns, self.ss, self.qs, self.dt):
+            column[rows] = 0.0
+
+    def _columns(self) -> dict[str, Floats]:
+        names = ("nc", "sc", "qc", "ns", "ss", "qs", "dt", "wc", "mc", "ws", "ms")
+        return {name: getattr(self, name) for name in names}
+
+    def dump(self, row: int) -> dict[str, Any]:
+        """State of one row for JSON."""
+        return {
+            "bad": self.bad.dump(row),
+            "ok": self.ok.dump(row),
+            "block": numbers(row, **self._columns()),
+            **{name: bool(getattr(self, name)[row]) for name in _FLAGS},
+        }
+
+    def load(self, row: int, state: Mapping[str, Any]) -> None:
+        """Goes on from what `dump` wrote."""
+        self.bad.load(row, state["bad"])
+        self.ok.load(row, state["ok"])
+        fill(row, state["block"], **self._columns())
+        for name in _FLAGS:
+            getattr(self, name)[row] = state[name]
+
+
+_FLAGS = ("degraded", "healthy", "healthy_here")
