@@ -19,6 +19,8 @@ from tidegate.core.decide import Decision
 from tidegate.core.events import Event
 from tidegate.core.names import DEPLOYMENT_LABEL, FIELD_MANAGER, VERSION_LABEL
 from tidegate.core.observed import Object, Observed, Platform
+from tidegate.core.rollout.ask import ask
+from tidegate.core.rollout.counts import Reading, Requests, Sample
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
 from tidegate.runtime.write import Conflict, Refused
@@ -74,6 +76,14 @@ class World:
     """Whether the gateway has not yet taken on what the Routes ask for: they are Ready=Unknown."""
     refusing: set[str] = field(default_factory=set)
     """Versions, by name, whose workloads the API server does not take."""
+    rate: float = 20.0
+    """Users' requests per second."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Share of a version's responses that fail, by name."""
+    source_trouble: str = ""
+    """Why the gateway's counts cannot be read."""
+    counted: dict[str, Requests] = field(default_factory=dict)
+    """What the gateway has counted, by the version's id."""
     platform: Platform = field(default_factory=Platform)
     runtimes: tuple[Object, ...] = (RUNTIME,)
     gateway: dict[str, int] = field(default_factory=dict)
@@ -145,6 +155,7 @@ class World:
         """The cluster reacts, time passes, the operator makes a pass."""
         self.react()
         self.now += timedelta(seconds=seconds)
+        self._serve(seconds)
         drive(operator.reconcile(Key(NAMESPACE, "churn")))
 
     def run(self, seconds: int = 60, operator: Reconciler | None = None, every: int = 5) -> Reconciler:
@@ -172,7 +183,31 @@ class World:
             route=here.get(("Route", key.name)),
             runtimes=self.runtimes,
             platform=self.platform,
+            sample=self._sample(here["ModelDeployment", key.name]),
         )
+
+    def _sample(self, deployment: Object) -> Sample | None:
+        """What the gateway's counters say, if they are asked for."""
+        wanted = ask(deployment)
+        if wanted is None:
+            return None
+        t = self.now.timestamp()
+        counts = {version: self.counted.get(version, Requests()) for version in wanted.versions}
+        mark = json.dumps([self.gateway, sorted(wanted.versions.values())])
+        return Sample(t, Reading(t, counts, mark, self.source_trouble))
+
+    def _serve(self, seconds: int) -> None:
+        """Users' requests, split as the gateway does; exact shares, so that histories are the same every time."""
+        revisions = self.of("Revision")
+        for revision, percent in self.gateway.items():
+            if revision not in revisions:
+                continue
+            labels = revisions[revision]["metadata"]["labels"]
+            before = self.counted.get(labels[VERSION_LABEL], Requests())
+            requests = before.requests + round(self.rate * seconds * percent / 100)
+            share = self.errors.get(labels[VERSION_LABEL].split("-")[0], 0.0)
+            errors = before.errors + round(share * (requests - before.requests))
+            self.counted[labels[VERSION_LABEL]] = Requests(requests, errors)
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
         present = self.objects.get((obj["kind"], obj["metadata"]["name"]))

@@ -1,7 +1,8 @@
 """`make demo`: one model's life on the testbed, told as it happens.
 
 Trains two models on real data, serves the first through a ModelDeployment, lets it fall to zero and wakes it, moves to
-the second by steps while requests keep coming, and goes back. Ends with status 1 if anything was not as it should be.
+the second by evidence while requests keep coming, goes back, and tries a third that fails now and then. Ends with
+status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ HOST = f"{NAME}.{NAMESPACE}.localhost"
 SENDERS = 4
 """Requests in flight during the rollout."""
 
+DEGRADED = """\
+apiVersion: tidegate.dev/v1alpha1
+kind: ModelDeployment
+metadata: {{name: {name}}}
+spec:
+  model:
+    version: v3
+    container: {{image: "{image}", env: [{{name: ERROR_RATE, value: "0.2"}}]}}
+  scaling: {{window: 10s, idle: 5s}}
+  rollout:
+    guardrails: [{{name: errors, errors: {{maxIncrease: 2%}}}}]
+    risk: {{badResponses: 500}}
+"""
+"""A version that fails a fifth of all requests."""
+
 MANIFEST = """\
 apiVersion: tidegate.dev/v1alpha1
 kind: ModelDeployment
@@ -39,7 +55,8 @@ spec:
   model: {{version: {version}, uri: "s3://models/{name}/{version}", format: sklearn}}
   scaling: {{window: 10s, idle: 5s}}
   rollout:
-    steps: [{{weight: 20, pause: {{for: 8s}}}}, {{weight: 50, pause: {{for: 8s}}}}]
+    guardrails: [{{name: errors, errors: {{maxIncrease: 2%}}}}]
+    risk: {{badResponses: 500}}
 """
 
 
@@ -220,7 +237,7 @@ async def main() -> None:
     await client.predict(held_out.rows[:1])
     say(f"cold start: the next request was answered after {time.monotonic() - at:.1f} s, model fetched and loaded")
 
-    title(5, "The second version, by steps, under constant load")
+    title(5, "The second version, as fast as the evidence allows, under constant load")
     async with Traffic(client, held_out.rows) as traffic:
         apply("v2")
         shown = ""
@@ -230,18 +247,19 @@ async def main() -> None:
             told = status()
             weights = {v["name"]: v["weight"] for v in told.get("versions", []) if v.get("weight")}
             line = "  ".join(f"{name} {weight:>3}%" for name, weight in sorted(weights.items()))
+            line += f"  {told['verdict']}" if "verdict" in told else ""
             if line and line != shown:
                 if sys.stdout.isatty():
                     print("\r\033[K", end="")
                 say(
-                    f"{time.monotonic() - began:5.0f} s  {line:<18}  {traffic.sent:>6} requests, "
+                    f"{time.monotonic() - began:5.0f} s  {line:<28}  {traffic.sent:>6} requests, "
                     f"{len(traffic.failures)} failed"
                 )
                 shown = line
             ready = next((c for c in told.get("conditions", []) if c["type"] == "Ready"), {})
             return bool(ready.get("status") == "True" and str(told.get("stable", "")).startswith("v2-"))
 
-        await until(arrived, "v2 is the stable version", 300)
+        await until(arrived, "v2 is the stable version", 600)
     say(
         f"{traffic.sent} requests while the version changed, failed: {len(traffic.failures)}; "
         f"the slowest took {traffic.slowest:.2f} s; answered by "
@@ -264,11 +282,22 @@ async def main() -> None:
         f"{len(back.failures)} failed; since then answered by {', '.join(back.versions)}"
     )
 
+    title(7, "A third version that fails a fifth of all requests")
+    manifest = DEGRADED.format(name=NAME, image=os.environ["TIDEGATE_IMAGE_FAULTY"])
+    print(textwrap.indent(manifest, "    "), end="")
+    kubectl("apply", "-n", NAMESPACE, "-f", "-", text=manifest)
+    async with Traffic(client, held_out.rows) as bad:
+        await until(lambda: condition("Ready").get("reason") == "Degraded", "v3 is proven degraded", 300)
+    say(condition("Ready")["message"])
+    say(
+        f"{len(bad.failures)} of {bad.sent} requests failed until then; {bad.versions['v3']} others were answered by v3"
+    )
+
     say()
     for line in (
         'eval "$(make -s env)"                     # leads the shell to this cluster; then:',
         f".venv/bin/tidegate get {NAME}              # versions, weights, and why",
-        f".venv/bin/tidegate retry {NAME}            # on to v2 again, as the spec asks",
+        f".venv/bin/tidegate retry {NAME}            # tries v3 once more",
         "kubectl get mdep,mver                      # what there is; kubectl explain mdep.spec.rollout teaches",
         f"kubectl describe mdep {NAME}               # its events",
         f"curl {HOST}:{os.environ['TIDEGATE_URL_PORT']}/v2/models/{NAME}   # its metadata",
@@ -277,6 +306,8 @@ async def main() -> None:
     failed = traffic.failures + back.failures
     if failed:
         raise Unexpected(f"{len(failed)} requests failed, the first: {failed[0]}")
+    if not 0 < len(bad.failures) < 200:
+        raise Unexpected(f"{len(bad.failures)} requests to v3 failed; a few should")
     if set(back.versions) != {"v1"} or not traffic.versions["v2"]:
         raise Unexpected(f"the wrong version answered: {dict(back.versions)}, {dict(traffic.versions)}")
     say(f"\ndone in {time.monotonic() - began:.0f} s; everything is left up to play with, `make down` removes it")

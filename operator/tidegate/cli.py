@@ -23,6 +23,7 @@ from tidegate import __version__
 from tidegate.api import API_VERSION, crds
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION
 from tidegate.feedback.command import feedback
+from tidegate.replay.command import replay
 from tidegate.simulate.command import simulate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -41,6 +42,7 @@ def main() -> None:
 
 main.add_command(feedback)
 main.add_command(simulate)
+main.add_command(replay)
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------
@@ -55,6 +57,27 @@ main.add_command(simulate)
     "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Act only while holding the lease."
 )
 @click.option("--lease-namespace", default="tidegate-system", show_default=True, help="Namespace of the lease.")
+@click.option(
+    "--gateway-namespace", default="kourier-system", show_default=True, help="Namespace of the gateway's Envoy pods."
+)
+@click.option(
+    "--gateway-selector", default="app=3scale-kourier-gateway", show_default=True, help="Labels of these pods."
+)
+@click.option("--gateway-port", default=9000, show_default=True, help="Port of Envoy's statistics.")
+@click.option("--feedback-url", envvar="TIDEGATE_FEEDBACK_URL", default="", help="Where `tidegate feedback` answers.")
+@click.option(
+    "--prometheus-url", envvar="TIDEGATE_PROMETHEUS_URL", default="", help="Where guardrails' queries are asked."
+)
+@click.option(
+    "--prometheus-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with a bearer token for it; read anew each time.",
+)
+@click.option(
+    "--prometheus-ca-file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="File with the certificates to trust for it. Default: the system's.",
+)
 @click.option("--kubeconfig", help="Kubeconfig file. Default: the pod's own account, else $KUBECONFIG.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def run(
@@ -62,6 +85,13 @@ def run(
     port: int,
     leader_elect: bool,
     lease_namespace: str,
+    gateway_namespace: str,
+    gateway_selector: str,
+    gateway_port: int,
+    feedback_url: str,
+    prometheus_url: str,
+    prometheus_token_file: Path | None,
+    prometheus_ca_file: Path | None,
     kubeconfig: str | None,
     log_level: str,
 ) -> None:
@@ -70,12 +100,22 @@ def run(
         os.environ["KUBECONFIG"] = kubeconfig  # kopf and the client look there, the client once: as it is imported
     from tidegate.adapters import app  # the operator's imports are heavy, and the other commands do without
     from tidegate.adapters.api import ApiError
+    from tidegate.adapters.sources.gateway import Where
+    from tidegate.adapters.sources.prometheus import Server
 
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    options = app.Options(namespaces, port, leader_elect, lease_namespace)
+    options = app.Options(
+        namespaces,
+        port,
+        leader_elect,
+        lease_namespace,
+        Where(gateway_namespace, gateway_selector, gateway_port),
+        feedback_url,
+        Server(prometheus_url, prometheus_token_file, prometheus_ca_file),
+    )
 
     async def until_told() -> None:
         stop = asyncio.Event()
@@ -177,7 +217,7 @@ async def _one(api: Any, path: str) -> Any:
 
 def _table(found: Any) -> Iterator[str]:
     if isinstance(found, list):
-        rows = [("NAMESPACE", "NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "URL")]
+        rows = [("NAMESPACE", "NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "VERDICT", "URL")]
         for item in found:
             status = item.get("status", {})
             rows.append(
@@ -188,6 +228,7 @@ def _table(found: Any) -> Iterator[str]:
                     status.get("stable", "-"),
                     status.get("candidate", "-"),
                     f"{status['weight']}%" if "weight" in status else "-",
+                    status.get("verdict", "-"),
                     status.get("url", "-"),
                 )
             )
@@ -205,6 +246,7 @@ def _table(found: Any) -> Iterator[str]:
     ]
     yield from _aligned(versions)
     yield ""
+    yield from _evidence(status)
     told: set[str] = set()
     for kind, condition in _conditions(found).items():
         yield f"{kind + ':':<15}{condition['status']:<8}{condition['reason']}"
@@ -212,6 +254,52 @@ def _table(found: Any) -> Iterator[str]:
         for line in ["(as above)"] if message in told and message else message.splitlines():
             yield f"{'':<15}{line}"
         told.add(message)
+
+
+def _evidence(status: Object) -> Iterator[str]:
+    """What the evidence says of the candidate, or said of the one that was given up."""
+    judged = status.get("rollout") or status.get("rejected") or {}
+    rows = [("GUARDRAIL", "VERDICT", "CANDIDATE", "STABLE", "ALLOWED", "DEGRADED", "HEALTHY", "LEFT")]
+    for g in judged.get("guardrails", []):
+        left = g.get("secondsLeft")
+        rows.append(
+            (
+                g["name"],
+                g["verdict"],
+                _measured(g["candidate"]) if g["kind"] != "query" else f"{g.get('value', '-')}",
+                _measured(g["stable"]),
+                _rate(g.get("allowed"), g["kind"]),
+                f"{g['degraded']:.1f} of {g['degradedAt']:.1f}" if "degraded" in g else "-",
+                f"{g['healthy']:.1f} of {g['healthyAt']:.1f}" if "healthy" in g else "-",
+                f"{left} s" if left is not None else "-",
+            )
+        )
+    if len(rows) == 1:
+        return
+    yield from _aligned(rows)
+    for g in judged["guardrails"]:
+        if g.get("why"):
+            yield f"{g['name']}: {g['why']}"
+    if "rate" in judged:
+        yield f"{judged['rate']:.3g} requests/s; DEGRADED and HEALTHY are logarithms of e-values and their limits"
+    if judged.get("forecast"):
+        yield f"at the beginning: {judged['forecast']}"
+    if judged.get("coldStarts"):
+        yield f"cold starts meanwhile: {judged['coldStarts']}"
+    yield ""
+
+
+def _measured(counted: Object) -> str:
+    """Counts of one version."""
+    if "bad" in counted:
+        return f"{counted['bad']} of {counted['count']}"
+    return f"{counted['rate']:.3g}, {counted['count']} times" if "rate" in counted else "-"
+
+
+def _rate(value: float | None, kind: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if kind == "reward" else f"{value:.2%}"
 
 
 def _conditions(item: Object) -> dict[str, Any]:

@@ -63,6 +63,16 @@ REST: dict[str, Any] = {
     "rollout": {
         "strategy": "Progressive",
         "steps": [{"weight": 5, "pause": {"for": "10m"}}, {"pause": {}}, {"weight": 50}],
+        "guardrails": [
+            {"name": "errors", "errors": {"maxRatio": 2, "maxIncrease": "0.25%"}},
+            {"name": "tail", "latency": {"slowerThan": "250ms", "maxRatio": 1.1, "maxIncrease": "2%"}},
+            {"name": "value", "reward": {"minDelta": -0.01}},
+            {"name": "drift", "query": {"promql": "max(drift)", "max": 0.2, "min": 0.01, "for": "5m"}},
+        ],
+        "risk": {"falseRollback": 0.02, "falsePromotion": 0.1, "badResponses": 50, "beyondBudget": True},
+        "pace": "Steady",
+        "deadline": "2h",
+        "onDeadline": "Rollback",
         "paused": True,
         "keepVersions": 1,
     },
@@ -244,6 +254,15 @@ GOOD = {
     },
     "BlueGreen without steps": {"model": IMAGE, "rollout": {"strategy": "BlueGreen", "steps": []}},
     "Immediate": {"model": IMAGE, "rollout": {"strategy": "Immediate", "steps": []}},
+    "no guardrails, but steps": {"model": IMAGE, "rollout": {"guardrails": [], "steps": [{"weight": 50}]}},
+    "guardrails with defaults": {
+        "model": IMAGE,
+        "rollout": {"guardrails": [{"name": "e", "errors": {}}, {"name": "l", "latency": {}}]},
+    },
+    "an absolute limit": {
+        "model": IMAGE,
+        "rollout": {"guardrails": [{"name": "slo", "errors": {"maxRatio": 0, "maxIncrease": "100%"}}]},
+    },
     "equal weights": {"model": IMAGE, "rollout": {"steps": [{"weight": 10}, {"weight": 10}, {"pause": {}}]}},
     "durations of several parts": {"model": IMAGE, "timeout": "1h30m", "scaling": {"window": "1m30s", "idle": "500ms"}},
     "the longest timeout": {"model": IMAGE, "timeout": "24h"},
@@ -298,7 +317,15 @@ def test_defaults_are_filled_in_as_documented(server: Server) -> None:
             "idle": "30s",
             "initial": 1,
         },
-        "rollout": {"strategy": "Progressive", "paused": False, "keepVersions": 3},
+        "rollout": {
+            "strategy": "Progressive",
+            "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
+            "pace": "Eager",
+            "deadline": "6h",
+            "onDeadline": "Hold",
+            "paused": False,
+            "keepVersions": 3,
+        },
     }
 
 
@@ -348,6 +375,10 @@ def variable(**entry: Any) -> dict[str, Any]:
 
 def rolled(**rollout: Any) -> dict[str, Any]:
     return {"model": IMAGE, "rollout": rollout}
+
+
+def guarded(*guardrails: dict[str, Any]) -> dict[str, Any]:
+    return rolled(guardrails=list(guardrails))
 
 
 RULES: dict[str, list[dict[str, Any]]] = {
@@ -407,6 +438,30 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "pause.for: at most 720h (30 days)": [rolled(steps=[{"weight": 5, "pause": {"for": "720h1s"}}])],
     "strategy Immediate has no steps": [rolled(strategy="Immediate", steps=[{"weight": 100}])],
     "the weights of strategy BlueGreen are 0 and 100": [rolled(strategy="BlueGreen", steps=[{"weight": 50}])],
+    "maxIncrease: above 0% and at most 100%. Without any room, no version could be proven healthy": [
+        guarded({"name": "e", "errors": {"maxIncrease": "0%"}}),
+        guarded({"name": "e", "errors": {"maxIncrease": "100.1%"}}),
+        guarded({"name": "e", "errors": {}}, {"name": "l", "latency": {"maxIncrease": "0.00%"}}),
+    ],
+    "give max or min, or both": [guarded({"name": "q", "query": {"promql": "up"}})],
+    "for: at most 24h": [guarded({"name": "q", "query": {"promql": "up", "max": 1, "for": "24h1s"}})],
+    "give exactly one of errors, latency, reward and query": [
+        guarded({"name": "e"}),
+        guarded({"name": "e", "errors": {}, "reward": {}}),
+    ],
+    "without guardrails nothing but steps can set the pace: give rollout.steps, or leave guardrails out": [
+        rolled(guardrails=[]),
+        rolled(guardrails=[], steps=[]),
+    ],
+    "guardrails compare a candidate with part of the traffic: give a step with a weight from 1 to 99, or "
+    "guardrails: [] to do without": [
+        rolled(steps=[{"weight": 100}]),
+        rolled(steps=[{"weight": 0, "pause": {}}], guardrails=[{"name": "e", "errors": {}}]),
+    ],
+    "a guardrail on latency needs one on errors beside it: failures can be fast": [
+        guarded({"name": "l", "latency": {}})
+    ],
+    "rollout.deadline: 1m to 720h": [rolled(deadline="59s"), rolled(deadline="720h1s")],
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from world import Crash, World, container, files
 
-STEPS = {"steps": [{"weight": 20, "pause": {"for": "10s"}}, {"weight": 60, "pause": {}}]}
+STEPS = {"guardrails": [], "steps": [{"weight": 20, "pause": {"for": "10s"}}, {"weight": 60, "pause": {}}]}
 
 Scene = tuple[Callable[[World], None], int]
 """Something that happens, and the seconds that are left to react to it."""

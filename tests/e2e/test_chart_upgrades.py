@@ -254,7 +254,7 @@ def test_every_query_of_the_dashboard_has_data(
     def filled(text: str) -> str:
         return re.sub(r"\$(\w+)", lambda name: chosen.get(name[1], name[0]), text)
 
-    rollout = {"steps": [{"weight": 50, "pause": {}}]}
+    rollout = {"guardrails": [], "steps": [{"weight": 50, "pause": {}}]}
     model.apply(model=faulty("v1"), scaling=FAST | {"min": 1}, rollout=rollout)
     model.wait("Ready", "True")
     model.apply(model=faulty("v2", ERROR_RATE="0.5"), scaling=FAST | {"min": 1}, rollout=rollout)

@@ -13,7 +13,7 @@ IMMEDIATE = {"strategy": "Immediate"}
 
 
 def quick(*weights: int) -> dict:
-    return {"steps": [{"weight": weight, "pause": {"for": "3s"}} for weight in weights]}
+    return {"guardrails": [], "steps": [{"weight": weight, "pause": {"for": "3s"}} for weight in weights]}
 
 
 def test_ten_changes_of_version_fail_no_request(model, faulty) -> None:
@@ -35,7 +35,7 @@ def test_ten_changes_of_version_fail_no_request(model, faulty) -> None:
 
 def test_candidate_that_crashes_at_20_percent_is_at_zero_in_envoy(model, faulty) -> None:
     """The most important one: a candidate fails once it has traffic, and the stable version answers all."""
-    rollout = {"steps": [{"weight": 20, "pause": {}}]}
+    rollout = {"guardrails": [], "steps": [{"weight": 20, "pause": {}}]}
     model.apply(model=faulty("v1"), scaling=FAST | {"min": 1}, rollout=rollout)
     model.wait("Ready", "True")
     model.apply(model=faulty("v2", CRASH_AFTER_REQUESTS="20"), scaling=FAST | {"min": 1}, rollout=rollout)
@@ -74,7 +74,7 @@ def test_candidate_that_never_starts_harms_nobody(model, faulty) -> None:
 
 
 def test_steps_pauses_and_everything_one_can_ask_for(model, faulty) -> None:
-    rollout = {"steps": [{"weight": 10, "pause": {}}, {"weight": 50, "pause": {}}]}
+    rollout = {"guardrails": [], "steps": [{"weight": 10, "pause": {}}, {"weight": 50, "pause": {}}]}
     model.apply(model=faulty("v1"), scaling=FAST | {"min": 1}, rollout=rollout)
     model.wait("Ready", "True")
     assert "no rollout" in model.cli("promote", code=1)
@@ -202,7 +202,7 @@ def test_a_route_of_somebody_else_is_left_alone(model, faulty) -> None:
 
 
 def test_deleting_it_in_a_rollout_takes_everything_along(model, faulty) -> None:
-    rollout = {"steps": [{"weight": 10, "pause": {}}]}
+    rollout = {"guardrails": [], "steps": [{"weight": 10, "pause": {}}]}
     model.apply(model=faulty("v1"), scaling=FAST, rollout=rollout)
     model.wait("Ready", "True")
     model.apply(model=faulty("v2"), scaling=FAST, rollout=rollout)

@@ -70,7 +70,7 @@ def test_a_model_from_the_store_is_served_scales_to_zero_and_wakes(model, iris, 
     assert status == 200, body
     print(f"\ncold start: {time.monotonic() - began:.1f} s, model fetched and loaded")
 
-    rollout = {"steps": [{"weight": 50, "pause": {"for": "3s"}}]}
+    rollout = {"guardrails": [], "steps": [{"weight": 50, "pause": {"for": "3s"}}]}
     second = {"version": "v2", "uri": "s3://models/iris-e2e/v2", "format": "sklearn"}
     with model.load() as load:
         model.apply(model=second, scaling=FAST, rollout=rollout)

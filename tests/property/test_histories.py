@@ -13,11 +13,12 @@ from world import World, container, files
 VERSIONS = ["v1", "v2", "v3"]
 ROLLOUTS = [
     {},
+    {"pace": "Steady", "deadline": "1h", "onDeadline": "Rollback"},
     {"strategy": "Immediate"},
     {"strategy": "BlueGreen"},
-    {"steps": [{"weight": 10}, {"weight": 40, "pause": {"for": "20s"}}]},
-    {"steps": [{"pause": {}}, {"weight": 30, "pause": {}}, {"weight": 70}]},
-    {"steps": [{"weight": 50, "pause": {"for": "1m"}}], "keepVersions": 1},
+    {"guardrails": [], "steps": [{"weight": 10}, {"weight": 40, "pause": {"for": "20s"}}]},
+    {"guardrails": [], "steps": [{"pause": {}}, {"weight": 30, "pause": {}}, {"weight": 70}]},
+    {"guardrails": [], "steps": [{"weight": 50, "pause": {"for": "1m"}}], "keepVersions": 1},
     {"paused": True},
     {"keepVersions": 0},
 ]

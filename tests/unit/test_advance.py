@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.api.modeldeployment import RolloutStatus
-from tidegate.core.rollout.advance import Facts, Next, advance
+from tidegate.api.rollout import RolloutStatus
+from tidegate.core.rollout.advance import Evidence, Facts, Next, advance
 from tidegate.core.rollout.plan import Planned
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WINDOW = timedelta(seconds=20)
 MINUTE = timedelta(minutes=1)
 PLAN = (Planned(10, MINUTE), Planned(50, approval=True), Planned(100, MINUTE))
-NEEDED = (1, 3, 6, 6)
-"""Replicas before each of the three steps, and before promotion."""
+
+
+def needed(weight: int) -> int:
+    """Replicas by weight."""
+    return 1 if weight <= 10 else 3 if weight <= 50 else 6
 
 
 def at(step: int, *, since: datetime | None = None, **more: Any) -> RolloutStatus:
@@ -28,7 +31,7 @@ def at(step: int, *, since: datetime | None = None, **more: Any) -> RolloutStatu
 
 
 def facts(replicas: int = 9, *, in_force: bool = True, paused: bool = False) -> Facts:
-    return Facts(in_force=in_force, ready_replicas=replicas, needed=NEEDED, paused=paused, window=WINDOW)
+    return Facts(in_force=in_force, ready_replicas=replicas, replicas=needed, paused=paused, window=WINDOW)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def test_any_pass_moves_by_one_step_at_most_and_never_past_what_is_missing(
     before = RolloutStatus(
         candidate="v2-b", stable="v1-a", step=step, weight=weight, since=since, promote=promote, approved=approved
     )
-    seen = Facts(in_force=in_force, ready_replicas=replicas, needed=[2] * (len(plan) + 1), paused=paused)
+    seen = Facts(in_force=in_force, ready_replicas=replicas, replicas=lambda weight: 2, paused=paused)
     found: Next = advance(before, plan, seen, NOON)
     moved = found.promoted or found.rollout.step != before.step
     if moved:
@@ -191,3 +194,82 @@ def test_any_pass_moves_by_one_step_at_most_and_never_past_what_is_missing(
     assert found.promoted or found.reason
     assert not moved or found.wake_at is None
     assert found.wake_at is None or found.wake_at > NOON
+
+
+# --- with evidence ---
+
+RAMP = (Planned(35, proof=True, ramp=True), Planned(100, MINUTE))
+PROVEN = (Planned(20, MINUTE), Planned(50, proof=True), Planned(100, MINUTE))
+HOUR = timedelta(hours=1)
+
+
+def judged(evidence: Evidence, *, replicas: int = 9, paused: bool = False) -> Facts:
+    return Facts(in_force=True, ready_replicas=replicas, replicas=lambda weight: 1, paused=paused, evidence=evidence)
+
+
+def ramping(weight: int, **more: Any) -> RolloutStatus:
+    since = NOON - MINUTE if weight else None
+    return RolloutStatus(
+        candidate="v2-b", stable="v1-a", step=int(weight > 0), weight=weight, since=since, waiting=since, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("weight", "evidence", "reason", "to"),
+    [
+        (0, Evidence(weight=7), "Advancing", 7),
+        (0, Evidence(weight=0, short="too much"), "BudgetTooSmall", 0),
+        (0, Evidence(weight=7, doubt="no counts"), "NoCounts", 0),
+        (0, Evidence(counting=True), "Counting", 0),
+        (7, Evidence(counting=True), "Judging", 7),
+        (7, Evidence(weight=7), "Judging", 7),
+        (7, Evidence(weight=35), "Advancing", 35),
+        (7, Evidence(weight=90), "Advancing", 35),
+        (7, Evidence(weight=3), "Judging", 7),
+        (7, Evidence(weight=35, doubt="no counts"), "NoCounts", 7),
+        (7, Evidence(weight=7, healthy=True), "Judging", 7),
+        (35, Evidence(weight=35), "Judging", 35),
+        (35, Evidence(weight=35, healthy=True), "Advancing", 100),
+    ],
+)
+def test_the_weight_follows_the_evidence(weight: int, evidence: Evidence, reason: str, to: int) -> None:
+    found = advance(ramping(weight), RAMP, judged(evidence), NOON)
+    assert (found.reason, found.rollout.weight, found.promoted) == (reason, to, False)
+
+
+def test_steps_are_obeyed_and_the_last_asks_for_proof() -> None:
+    undecided = judged(Evidence(weight=50))
+    first = RolloutStatus(candidate="v2-b", stable="v1-a", step=1, weight=20, since=NOON - MINUTE)
+    assert advance(first, PROVEN, undecided, NOON).rollout.weight == 50
+    second = first.model_copy(update={"step": 2, "weight": 50})
+    waiting = advance(second, PROVEN, undecided, NOON)
+    assert (waiting.reason, waiting.rollout.weight) == ("Judging", 50)
+    assert advance(second, PROVEN, judged(Evidence(healthy=True)), NOON).rollout.weight == 100
+
+
+@pytest.mark.parametrize("evidence", [Evidence(weight=35), Evidence(weight=35, doubt="no counts")])
+def test_time_alone_promotes_nothing(evidence: Evidence) -> None:
+    found = advance(ramping(35), RAMP, judged(evidence), NOON + HOUR * 24 * 365)
+    assert (found.late, found.promoted, found.rollout.weight) == (True, False, 35)
+    assert found.reason == "DeadlineExceeded"
+    assert "promote --full" in found.message
+    soon = advance(ramping(35), RAMP, judged(evidence), NOON)
+    assert not soon.late
+    assert soon.wake_at == NOON - MINUTE + evidence.deadline
+
+
+def test_a_person_may_promote_without_proof() -> None:
+    found = advance(ramping(7, promote=True), RAMP, judged(Evidence(weight=7, doubt="no counts")), NOON)
+    assert found.rollout.weight == 100
+
+
+def test_the_wait_for_evidence_begins_once_and_ends_with_the_step() -> None:
+    fresh = RolloutStatus(candidate="v2-b", stable="v1-a", step=1, weight=7)
+    first = advance(fresh, RAMP, judged(Evidence(weight=7)), NOON).rollout
+    assert first.waiting == NOON
+    higher = advance(first, RAMP, judged(Evidence(weight=20)), NOON + MINUTE).rollout
+    assert (higher.weight, higher.waiting, higher.since) == (20, NOON, None)
+    done = advance(
+        higher.model_copy(update={"weight": 35}), RAMP, judged(Evidence(weight=35, healthy=True)), NOON + 2 * MINUTE
+    ).rollout
+    assert (done.weight, done.waiting) == (100, None)

@@ -149,7 +149,7 @@ def test_every_command_is_in_the_summary_with_a_sentence() -> None:
     for name, command in main.commands.items():
         assert re.search(rf"^  {name} +\w", told, re.MULTILINE), name
         assert command.help
-        assert command.help.endswith(".")
+        assert command.help.strip().endswith(".")
 
 
 def test_version() -> None:
@@ -212,13 +212,57 @@ def test_get_one_shows_its_versions_and_why(cluster: Cluster) -> None:
     ]
 
 
+def test_get_shows_the_evidence(cluster: Cluster) -> None:
+    judged = json.loads(json.dumps(ROLLING))
+    judged["status"]["rollout"] |= {
+        "rate": 20.0,
+        "forecast": "at 20 requests/s",
+        "coldStarts": 1,
+        "guardrails": [
+            {
+                "name": "errors",
+                "kind": "errors",
+                "verdict": "Undecided",
+                "candidate": {"count": 200, "bad": 1, "rate": 0.005},
+                "stable": {"count": 800, "bad": 2, "rate": 0.0025},
+                "allowed": 0.00875,
+                "degraded": -0.31,
+                "degradedAt": 2.3,
+                "healthy": 0.52,
+                "healthyAt": 1.3,
+                "secondsLeft": 90,
+            },
+            {
+                "name": "drift",
+                "kind": "query",
+                "verdict": "Healthy",
+                "candidate": {"count": 0},
+                "stable": {"count": 0},
+                "value": 0.1,
+                "why": "0.1 is at most 0.2",
+            },
+        ],
+    }
+    cluster.objects["shop/churn"] = judged
+    told = tidegate("get", "churn").output.splitlines()
+    at = told.index("GUARDRAIL  VERDICT    CANDIDATE  STABLE    ALLOWED  DEGRADED     HEALTHY     LEFT")
+    assert told[at + 1 : at + 7] == [
+        "errors     Undecided  1 of 200   2 of 800  0.88%    -0.3 of 2.3  0.5 of 1.3  90 s",
+        "drift      Healthy    0.1        -         -        -            -           -",
+        "drift: 0.1 is at most 0.2",
+        "20 requests/s; DEGRADED and HEALTHY are logarithms of e-values and their limits",
+        "at the beginning: at 20 requests/s",
+        "cold starts meanwhile: 1",
+    ]
+
+
 def test_get_lists(cluster: Cluster) -> None:
     cluster.objects["shop/new"] = {"metadata": {"name": "new", "namespace": "shop", "generation": 1}, "spec": {}}
     cluster.objects["other/x"] = deployment("x", "other")
     assert tidegate("get").output.splitlines() == [
-        "NAMESPACE  NAME   READY    STABLE       CANDIDATE    WEIGHT  URL",
-        "shop       churn  Unknown  v1-11111111  v2-22222222  20%     http://churn.shop.example.test",
-        "shop       new    Unknown  -            -            -       -",
+        "NAMESPACE  NAME   READY    STABLE       CANDIDATE    WEIGHT  VERDICT  URL",
+        "shop       churn  Unknown  v1-11111111  v2-22222222  20%     -        http://churn.shop.example.test",
+        "shop       new    Unknown  -            -            -       -        -",
     ]
     assert len(tidegate("get", "-A").output.splitlines()) == 4
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tidegate.api.conditions import Condition, Truth, carry_times
-from tidegate.api.modeldeployment import ModelDeploymentStatus, Pinned, Rejected, RolloutStatus
+from tidegate.api.modeldeployment import ModelDeploymentStatus, Pinned, Rejected
 from tidegate.api.modelversion import ModelVersionSpec
+from tidegate.api.rollout import RolloutStatus
 from tidegate.core import route
 from tidegate.core.conditions import Problem, Scene, conditions
 from tidegate.core.lifecycle import Turn

@@ -18,7 +18,7 @@ NO_REASONS = {
     # kinds, fields' values and the like: words in capitals in core/ that no condition or Event has as its reason
     *("KServe", "ClusterLocal", "BlueGreen", "ModelDeployment", "ModelVersion", "InferenceService", "TCP", "Warning"),
     *("PodScheduled", "CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
-    *("CreateContainerConfigError",),
+    *("CreateContainerConfigError", "GuardReport"),
 }
 
 

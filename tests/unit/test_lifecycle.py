@@ -13,7 +13,7 @@ from tidegate.runtime.queue import Key
 from tidegate.runtime.write import Refused
 from world import NAMESPACE, World, container, drive, files
 
-FAST = {"steps": [{"weight": 20, "pause": {"for": "30s"}}, {"weight": 60, "pause": {"for": "30s"}}]}
+FAST = {"guardrails": [], "steps": [{"weight": 20, "pause": {"for": "30s"}}, {"weight": 60, "pause": {"for": "30s"}}]}
 
 
 def settled(spec: dict | None = None) -> World:
@@ -133,7 +133,7 @@ def test_timed_pause_is_counted_from_when_the_weight_is_in_force() -> None:
     assert world.status.rollout.step == 2
 
 
-APPROVAL = {"steps": [{"weight": 10, "pause": {}}, {"weight": 50, "pause": {}}]}
+APPROVAL = {"guardrails": [], "steps": [{"weight": 10, "pause": {}}, {"weight": 50, "pause": {}}]}
 
 
 def test_pause_without_time_waits_for_approval_of_that_very_step() -> None:
@@ -557,11 +557,13 @@ def test_a_version_is_deleted_only_once_the_gateway_has_let_it_go() -> None:
 
 def test_weights_do_not_fall_when_the_plan_changes_under_way() -> None:
     world = settled()
-    world.submit(container("v2", rollout={"steps": [{"weight": 50, "pause": {"for": "20s"}}, {"weight": 60}]}))
+    world.submit(
+        container("v2", rollout={"guardrails": [], "steps": [{"weight": 50, "pause": {"for": "20s"}}, {"weight": 60}]})
+    )
     operator = world.operator()
     while world.weights().get("v2") != 50:
         world.step(operator)
-    world.submit(container("v2", rollout={"steps": [{"weight": 5}, {"weight": 10, "pause": {}}]}))
+    world.submit(container("v2", rollout={"guardrails": [], "steps": [{"weight": 5}, {"weight": 10, "pause": {}}]}))
     world.run(120, operator)
     assert world.weights()["v2"] == 50
     assert world.reason("Progressing") == "False/AwaitingApproval"
@@ -637,7 +639,7 @@ def crashed(world: World, version: str, at, *, ready: bool = False, looping: boo
 
 def at_weight(weight: int) -> tuple:
     world = settled()
-    world.submit(container("v2", rollout={"steps": [{"weight": weight, "pause": {}}]}))
+    world.submit(container("v2", rollout={"guardrails": [], "steps": [{"weight": weight, "pause": {}}]}))
     operator = world.operator()
     while world.weights().get("v2") != weight:
         world.step(operator)
@@ -682,7 +684,7 @@ def test_an_undo_to_a_version_that_fails_is_over_and_does_not_begin_again() -> N
 
 def test_a_blip_of_the_predictor_behind_a_transformer_promotes_nobody() -> None:
     def spec(version: str) -> dict:
-        made = files(version, rollout={"steps": [{"weight": 5, "pause": {}}]})
+        made = files(version, rollout={"guardrails": [], "steps": [{"weight": 5, "pause": {}}]})
         made["model"]["transformer"] = {"image": "registry.test/transformer"}
         return made
 
@@ -702,13 +704,15 @@ def test_a_blip_of_the_predictor_behind_a_transformer_promotes_nobody() -> None:
 
 def test_a_new_plan_asks_for_its_own_approvals_and_can_be_given_them() -> None:
     world = settled()
-    world.submit(container("v2", rollout={"steps": [{"weight": w, "pause": {}} for w in (10, 20, 30)]}))
+    world.submit(
+        container("v2", rollout={"guardrails": [], "steps": [{"weight": w, "pause": {}} for w in (10, 20, 30)]})
+    )
     operator = world.run(60)
     for n in range(2):
         world.request(f"approve #{n}")
         world.run(30, operator)
     assert world.weights()["v2"] == 30
-    world.submit(container("v2", rollout={"steps": [{"weight": 3}, {"weight": 10, "pause": {}}]}))
+    world.submit(container("v2", rollout={"guardrails": [], "steps": [{"weight": 3}, {"weight": 10, "pause": {}}]}))
     world.run(300, operator)
     assert world.weights()["v2"] == 30, "the new gate is not passed by old approvals"
     assert world.reason("Progressing") == "False/AwaitingApproval"
@@ -809,7 +813,9 @@ def test_a_stable_version_whose_record_cannot_be_read_is_held() -> None:
 
 def test_a_pause_of_any_length_does_not_stop_the_passes() -> None:
     world = settled()
-    world.submit(container("v2", rollout={"steps": [{"weight": 10, "pause": {"for": "999999999999h"}}]}))
+    world.submit(
+        container("v2", rollout={"guardrails": [], "steps": [{"weight": 10, "pause": {"for": "999999999999h"}}]})
+    )
     operator = world.run(60)
     assert world.weights() == {"v1": 90, "v2": 10}
     world.failing.add("v2")
@@ -833,7 +839,7 @@ def test_a_pinned_revision_that_has_failed_is_left_for_one_that_is_ready() -> No
 
 def test_flags_that_vanish_for_a_moment_end_no_rollout() -> None:
     world = settled()
-    accelerated = container("v2", rollout={"steps": [{"weight": 20, "pause": {}}]}, accelerator={})
+    accelerated = container("v2", rollout={"guardrails": [], "steps": [{"weight": 20, "pause": {}}]}, accelerator={})
     world.platform = Platform(features={"kubernetes.podspec-tolerations": "enabled"})
     world.submit(accelerated)
     operator = world.run(60)

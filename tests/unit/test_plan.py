@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.api.modeldeployment import RolloutSpec
+from tidegate.api.rollout import RolloutSpec
 from tidegate.core.rollout.plan import Planned, plan
 
 WINDOW = "90s"
@@ -35,8 +35,8 @@ def step(weight: int | None = None, wait: str | None = None, *, approval: bool =
     ("rollout", "expected"),
     [
         # no steps given
-        ({}, [(10, 60, False), (25, 60, False), (50, 60, False), CARRY]),
-        ({"strategy": "Progressive"}, [(10, 60, False), (25, 60, False), (50, 60, False), CARRY]),
+        ({}, [(35, 0, False), CARRY]),
+        ({"strategy": "Progressive", "pace": "Steady"}, [(50, 0, False), CARRY]),
         ({"strategy": "BlueGreen"}, [(100, 300, False)]),
         ({"strategy": "Immediate"}, [CARRY]),
         # Progressive with steps
@@ -71,6 +71,35 @@ def test_a_version_that_was_stable_before_takes_over_at_once(strategy: str) -> N
     assert planned({"strategy": strategy}, known=True) == [CARRY]
     if strategy != "Immediate":
         assert planned({"strategy": strategy, "steps": [step(0, approval=True)]}, known=True) == [CARRY]
+
+
+def compared(rollout: dict[str, Any]) -> list[int]:
+    """Steps, from 1, that end only with proof."""
+    steps = plan(RolloutSpec.model_validate(rollout), WINDOW, known=False)
+    return [index for index, planned in enumerate(steps, start=1) if planned.proof]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "expected"),
+    [
+        ({}, [1]),
+        ({"guardrails": []}, [1]),
+        ({"steps": [step(5), step(50)]}, [2]),
+        ({"steps": [step(5), step(50), step(None, approval=True)]}, [3]),
+        ({"steps": [step(5), step(100, "1h"), step(None, approval=True)]}, [1]),
+        ({"steps": [step(0, "1m"), step(100)]}, []),
+        ({"steps": [step(5), step(50)], "guardrails": []}, []),
+        ({"strategy": "BlueGreen"}, []),
+        ({"strategy": "Immediate"}, []),
+    ],
+)
+def test_the_last_step_with_both_versions_asks_for_proof(rollout: dict[str, Any], expected: list[int]) -> None:
+    assert compared(rollout) == expected
+
+
+def test_without_steps_the_weight_rises_with_the_evidence() -> None:
+    ramping = [planned.ramp for planned in plan(RolloutSpec(), WINDOW, known=False)]
+    assert ramping == [True, False]
 
 
 weights = st.lists(st.none() | st.integers(0, 100), max_size=32).map(

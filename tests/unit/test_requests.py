@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.api.modeldeployment import ModelDeploymentStatus, Pinned, Rejected, RequestStatus, RolloutStatus
+from tidegate.api.modeldeployment import ModelDeploymentStatus, Pinned, Rejected, RequestStatus
 from tidegate.api.modelversion import ModelVersionSpec
+from tidegate.api.rollout import RolloutStatus
 from tidegate.core.requests import VERBS, take
 from tidegate.core.rollout.plan import Planned
 

@@ -295,7 +295,7 @@ def test_a_candidate_that_the_settings_allow_is_pointed_out() -> None:
 
 def test_a_rate_at_which_one_percent_is_too_much_says_so() -> None:
     shown = ask("--rate", "300/s", "--regression", "20%", "--runs", "5").output
-    assert "even 1% may cost more than half of the 100 bad responses" in shown
+    assert "even 1% may cost more than half of --bad-responses" in shown
     assert "even 1%" not in ask("--rate", "300/s", "--bad-responses", "200", "--runs", "5").output
 
 

@@ -43,7 +43,15 @@ DEFAULTS: dict[str, Any] = {
         "idle": "30s",
         "initial": 1,
     },
-    "rollout": {"strategy": "Progressive", "paused": False, "keepVersions": 3},
+    "rollout": {
+        "strategy": "Progressive",
+        "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
+        "pace": "Eager",
+        "deadline": "6h",
+        "onDeadline": "Hold",
+        "paused": False,
+        "keepVersions": 3,
+    },
 }
 
 

@@ -330,7 +330,7 @@ def test_a_pass_tells_when_to_look_again() -> None:
     world.submit(container("v1"))
     operator = world.run(30)
     assert asyncio.run(operator.reconcile(Key("default", "churn"))) is None, "at rest: not before something happens"
-    world.submit(container("v2", rollout={"steps": [{"weight": 50, "pause": {"for": "1h"}}]}))
+    world.submit(container("v2", rollout={"guardrails": [], "steps": [{"weight": 50, "pause": {"for": "1h"}}]}))
     operator = reconciler(world, telemetry)
     while world.weights().get("v2") != 50:
         world.step(operator)

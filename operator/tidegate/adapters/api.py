@@ -191,7 +191,7 @@ async def connected(kubeconfig: str | None = None, context: str | None = None) -
     """The API of the cluster that we are in, or that the kubeconfig names. `ApiError` if there is neither."""
     configuration = client.Configuration()
     try:
-        if kubeconfig is None and context is None and _in_cluster():
+        if kubeconfig is None and context is None and in_cluster():
             config.load_incluster_config(client_configuration=configuration)
         else:
             await config.load_kube_config(kubeconfig, context, client_configuration=configuration)
@@ -201,7 +201,7 @@ async def connected(kubeconfig: str | None = None, context: str | None = None) -
         yield Api(raw)
 
 
-def _in_cluster() -> bool:
+def in_cluster() -> bool:
     """Whether this process runs in a pod and nobody pointed it elsewhere."""
     import os
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +22,12 @@ from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import disable_created_metrics, exposition
 
-from tidegate.adapters.api import Api, ApiError, connected
+from tidegate.adapters.api import Api, ApiError, connected, in_cluster
 from tidegate.adapters.pods import Pods
+from tidegate.adapters.sources.feedback import Feedback
+from tidegate.adapters.sources.gateway import Gateway, Where
+from tidegate.adapters.sources.prometheus import Prometheus, Server
+from tidegate.adapters.sources.sampler import Sampler
 from tidegate.adapters.telemetry import Metrics
 from tidegate.adapters.watch import INDEXED_CHILDREN, Child, Watch, child_of
 from tidegate.api import API_VERSION
@@ -60,6 +64,13 @@ class Options:
     elect: bool = True
     """Whether to act only while holding the lease."""
     lease_namespace: str = "tidegate-system"
+    """Namespace of the lease."""
+    gateway: Where = field(default_factory=Where)
+    """Where the gateway's pods are."""
+    feedback: str = ""
+    """URL of the feedback service; empty if there is none."""
+    prometheus: Server = field(default_factory=Server)
+    """Where guardrails' own queries are asked."""
 
 
 class LeadershipLost(Exception):
@@ -69,10 +80,19 @@ class LeadershipLost(Exception):
 async def run(options: Options, stop: asyncio.Event) -> None:
     """Runs the operator until `stop` is set, or until something that cannot be mended here ends it."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
-    async with connected() as api:
+    async with connected() as api, aiohttp.ClientSession() as session:
         queue = KeyQueue()
         pods = Pods(api, lambda key: queue.add(key) if watch.enqueues else None, options.namespaces)
-        watch, metrics = Watch(api, queue, pods), Metrics(queue)
+        metrics = Metrics(queue)
+        sampler = Sampler(
+            Gateway(api, session, options.gateway, direct=in_cluster()),
+            Feedback(session, options.feedback),
+            Prometheus(session, options.prometheus),
+            asks=lambda: watch.asks(),
+            changed=queue.add,
+            took=metrics.looked,
+        )
+        watch = Watch(api, queue, pods, sampler.latest)
         health = Health(watch, queue, pods)
         reconciler = Reconciler(watch, api, metrics, _now, queue)
         registry = kopf.OperatorRegistry()
@@ -89,6 +109,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
                 for _ in range(WORKERS):
                     group.create_task(reconciler.work())
                 group.create_task(_resync(api, watch, queue, health, options.namespaces))
+                group.create_task(sampler.run())
 
         async with _serving(options.port, health, metrics):
             tasks = {

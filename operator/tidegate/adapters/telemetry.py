@@ -40,6 +40,15 @@ class Metrics:
         Gauge(
             "tidegate_queue_lag_seconds", "How long the longest waiting key has been due.", registry=self.registry
         ).set_function(queue.lag)
+        self._looks = Counter(
+            "tidegate_looks", "Looks at the counts of judged rollouts, by result.", ["result"], registry=self.registry
+        )
+        self._look_seconds = Histogram(
+            "tidegate_look_duration_seconds",
+            "Time that a look at the counts took.",
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self.registry,
+        )
         self.leader = Gauge("tidegate_leader", "1 while this replica is the one that acts.", registry=self.registry)
         self._conditions = Gauge(
             "tidegate_modeldeployment_condition",
@@ -70,6 +79,11 @@ class Metrics:
             self._conditions.labels(*labels).set(value)
         for labels, weight in weights.items():
             self._weights.labels(*labels).set(weight)
+
+    def looked(self, seconds: float, whole: bool) -> None:
+        """The sources were looked at; `whole` if all could be read."""
+        self._looks.labels("ok" if whole else "trouble").inc()
+        self._look_seconds.observe(seconds)
 
     def failed(self, key: Key, error: Exception) -> None:
         """A pass failed and is tried again."""

@@ -7,7 +7,7 @@ decide nothing, and a lost or merged event loses nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import kopf
@@ -17,6 +17,8 @@ from tidegate.adapters.pods import Pods
 from tidegate.api import API_VERSION, GROUP, VERSION
 from tidegate.core import names
 from tidegate.core.observed import Object, Observed, Platform
+from tidegate.core.rollout.ask import ask
+from tidegate.core.rollout.counts import Ask, Sample
 from tidegate.runtime.queue import Key, KeyQueue
 
 PLATFORM_TTL = 30.0
@@ -65,8 +67,10 @@ class Watch:
         enqueues: whether changes are put into the queue. A replica that stands by only keeps its indexes filled.
     """
 
-    def __init__(self, api: Api, queue: KeyQueue, pods: Pods) -> None:
-        self._pods = pods
+    def __init__(
+        self, api: Api, queue: KeyQueue, pods: Pods, sample: Callable[[Key], Sample | None] = lambda key: None
+    ) -> None:
+        self._pods, self._sample = pods, sample
         self.enqueues = False
         self._api, self._queue = api, queue
         self.listening = asyncio.Event()
@@ -93,6 +97,11 @@ class Watch:
     def keys(self) -> list[Key]:
         """Every ModelDeployment that is known."""
         return [Key(*key) for key in self._indices.get("modeldeployments", {})]
+
+    def asks(self) -> dict[Key, Ask]:
+        """What is to be counted, for every ModelDeployment that is being judged."""
+        every = self._indices.get("modeldeployments", {}).items()
+        return {Key(*key): wanted for key, objects in every for obj in objects if (wanted := ask(obj))}
 
     def children(self) -> set[Child]:
         """Every child in the indexes."""
@@ -125,6 +134,7 @@ class Watch:
             route=await self._api.get(route),
             runtimes=(*self._find("servingruntimes", key.namespace), *self._find("clusterservingruntimes", "")),
             platform=await self._look_at_platform(),
+            sample=self._sample(key),
         )
 
     def _find(self, index: str, key: Any) -> tuple[Object, ...]:

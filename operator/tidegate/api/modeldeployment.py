@@ -9,6 +9,8 @@ from pydantic import Field
 
 from tidegate.api.base import Duration, Type, rules
 from tidegate.api.conditions import Condition
+from tidegate.api.evidence import GuardrailStatuses, Verdict
+from tidegate.api.rollout import RolloutSpec, RolloutStatus
 from tidegate.api.template import TEMPLATE_RULES, Template
 
 REQUEST_ANNOTATION = "tidegate.dev/request"
@@ -57,73 +59,6 @@ class Scaling(Type):
     }
 
 
-class Pause(Type):
-    """A wait in a rollout: for a time, or, without one, for approval."""
-
-    for_: Annotated[
-        Duration | None, Field(alias="for", description="How long. Without it, until `tidegate promote` approves.")
-    ] = None
-
-    model_config = {
-        "json_schema_extra": rules(
-            ("!has(self.__for__) || duration(self.__for__) <= duration('720h')", "pause.for: at most 720h (30 days)")
-        )
-    }
-
-
-class Step(Type):
-    """One step of a rollout: a weight, and what to wait for once it is in force."""
-
-    weight: Annotated[
-        int | None, Field(description="Percent of requests for the candidate. Without it, as before.", ge=0, le=100)
-    ] = None
-    pause: Annotated[Pause | None, Field(description="Wait after the weight is in force. Without it, go on.")] = None
-
-
-class RolloutSpec(Type):
-    """How traffic moves from the stable version to a new one."""
-
-    strategy: Annotated[
-        Literal["Progressive", "BlueGreen", "Immediate"],
-        Field(
-            description="Progressive: in steps of weight. BlueGreen: all at once, when the new version has as many "
-            "replicas as the stable one, which stays warm for a time. Immediate: all at once, as soon as it is ready."
-        ),
-    ] = "Progressive"
-    steps: Annotated[
-        list[Step],
-        Field(
-            description="Steps of the rollout. By default, Progressive goes 10, 25, 50 percent, a minute each; "
-            "BlueGreen moves everything and keeps the old version warm for 5 minutes.",
-            max_length=32,
-        ),
-    ] = []
-    paused: Annotated[
-        bool, Field(description="Hold the rollout where it is. Rolling back a failing candidate goes on.")
-    ] = False
-    keep_versions: Annotated[
-        int, Field(description="Earlier stable versions kept at zero replicas, for an undo.", ge=0, le=20)
-    ] = 3
-
-    model_config = {
-        "json_schema_extra": rules(
-            (
-                "!has(self.steps) || self.steps.filter(step, has(step.weight)).map(step, step.weight).isSorted()",
-                "the weights of rollout.steps must not fall",
-            ),
-            (
-                "self.strategy != 'Immediate' || !has(self.steps) || size(self.steps) == 0",
-                "strategy Immediate has no steps",
-            ),
-            (
-                "self.strategy != 'BlueGreen' || !has(self.steps) || "
-                "self.steps.all(step, !has(step.weight) || step.weight == 0 || step.weight == 100)",
-                "the weights of strategy BlueGreen are 0 and 100",
-            ),
-        )
-    }
-
-
 class ModelDeploymentSpec(Template):
     """What should be served, and how it gets there."""
 
@@ -155,27 +90,6 @@ class VersionStatus(Type):
     url: Annotated[str | None, Field(description="URL that reaches this version alone.")] = None
 
 
-class RolloutStatus(Type):
-    """A rollout on its way. All that it needs to go on after a restart."""
-
-    candidate: Annotated[str, Field(description="Version that the traffic moves to.")]
-    stable: Annotated[str, Field(description="Version that the traffic moves from.")]
-    step: Annotated[int, Field(description="Step it is at, from 1; 0 while the candidate warms up.")] = 0
-    weight: Annotated[int, Field(description="Percent of requests that the candidate should have now.")] = 0
-    since: Annotated[
-        datetime | None, Field(description="When the weight of this step was seen in force at the gateway.")
-    ] = None
-    stable_replicas: Annotated[
-        int, Field(description="Replicas of the stable version when the rollout began; kept until it is promoted.")
-    ] = 0
-    exposed: Annotated[datetime | None, Field(description="When the candidate was given its first requests.")] = None
-    plan: Annotated[
-        str, Field(description="Digest of the steps. When they change, what was approved has to be approved anew.")
-    ] = ""
-    approved: Annotated[int, Field(description="Pauses up to this step are approved.")] = 0
-    promote: Annotated[bool, Field(description="Someone asked to skip the remaining steps.")] = False
-
-
 class Rejected(Type):
     """The version of the spec that is not tried again, and why."""
 
@@ -183,6 +97,8 @@ class Rejected(Type):
     reason: Annotated[str, Field(description="Why, in one CamelCase word.")]
     message: Annotated[str, Field(description="Why, and what to do about it.", max_length=4096)]
     at: Annotated[datetime, Field(description="When.")]
+    verdict: Annotated[Verdict | None, Field(description="What the evidence said of it at the end.")] = None
+    guardrails: GuardrailStatuses = []
 
 
 class Pinned(Type):
@@ -209,6 +125,9 @@ class ModelDeploymentStatus(Type):
     stable: Annotated[str | None, Field(description="Version with the traffic.")] = None
     candidate: Annotated[str | None, Field(description="Version on its way to the traffic.")] = None
     weight: Annotated[int | None, Field(description="Percent of requests that the candidate has.")] = None
+    verdict: Annotated[
+        Verdict | None, Field(description="What the evidence says of the candidate, or said of the one given up.")
+    ] = None
     kept: Annotated[
         list[str],
         Field(
@@ -267,6 +186,7 @@ PRINTER_COLUMNS: tuple[dict[str, Any], ...] = (
     {"name": "Stable", "type": "string", "jsonPath": ".status.stable"},
     {"name": "Candidate", "type": "string", "jsonPath": ".status.candidate"},
     {"name": "Weight", "type": "integer", "jsonPath": ".status.weight"},
+    {"name": "Verdict", "type": "string", "jsonPath": ".status.verdict"},
     {"name": "URL", "type": "string", "jsonPath": ".status.url"},
     {"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type=='Ready')].reason", "priority": 1},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},

@@ -12,7 +12,8 @@ from tidegate.core.lifecycle import Turn, traffic
 from tidegate.core.observed import Object, condition, up_to_date
 from tidegate.core.views import View
 
-_WAITING = frozenset({"Paused", "AwaitingApproval"})
+_WAITING = frozenset({"Paused", "AwaitingApproval", "NoCounts", "BudgetTooSmall", "DeadlineExceeded"})
+"""Reasons for which a rollout stands until somebody does something."""
 
 
 @dataclass(frozen=True)

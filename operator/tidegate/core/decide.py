@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tidegate.api.conditions import Condition, Truth, carry_times
+from tidegate.api.evidence import Verdict
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, VersionStatus
 from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from tidegate.api.template import Template
@@ -103,7 +104,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         turn = Turn(status.model_copy(update={"rollout": None}), goal=status.stable)
     else:
         steps = plan(spec.rollout, spec.scaling.window, known=goal in status.kept)
-        turn = lifecycle.turn(status, spec, desired, steps, views, the_route, now)
+        turn = lifecycle.turn(status, spec, desired, steps, views, the_route, observed.sample, now)
 
     # what should be there, and what should not
     active = {identity for identity in (turn.status.stable, turn.goal, *turn.status.kept) if identity in views}
@@ -124,6 +125,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         update={
             "url": (the_route or {}).get("status", {}).get("url") if turn.status.stable else None,
             "candidate": turn.status.rollout.candidate if turn.status.rollout else None,
+            "verdict": _said(turn.status),
             "versions": _version_statuses(turn, views, the_route, active),
             "conditions": carry_times(conditions(scene, generation, now), old.conditions),
         }
@@ -139,6 +141,13 @@ def decide(observed: Observed, now: datetime) -> Decision:
         wake_at=turn.next.wake_at if turn.next else None,
         blocked=problem is not None,
     )
+
+
+def _said(status: ModelDeploymentStatus) -> Verdict | None:
+    """What the evidence says of the candidate, or said of the one that was given up."""
+    if status.rollout:
+        return status.rollout.verdict
+    return status.rejected.verdict if status.rejected else None
 
 
 def _carrying(the_route: Object | None, views: Mapping[str, View]) -> str | None:

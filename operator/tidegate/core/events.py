@@ -40,6 +40,10 @@ def between(old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> Iterator[
         yield Event("Normal", "RolloutStarted", f"from {now.stable} to {now.candidate}")
     if now and was and was.candidate == now.candidate and was.weight != now.weight:
         yield Event("Normal", "WeightChanged", f"{now.candidate} goes from {was.weight}% to {now.weight}%")
+    if now and was and was.candidate == now.candidate and now.verdict == "Healthy" != was.verdict:
+        yield Event("Normal", "Healthy", f"{now.candidate} is proven healthy at {now.weight}%")
+    if now and now.doubt and (was is None or was.doubt != now.doubt):
+        yield Event("Warning", "NoCounts", now.doubt)
     if new.stable and new.stable != old.stable:
         yield Event(
             "Normal",

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tidegate.api.base import seconds
-from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected, RolloutStatus
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected
+from tidegate.api.rollout import RolloutStatus
 from tidegate.core import route
 from tidegate.core.observed import Object, Target
+from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import Facts, Next, advance, replan
+from tidegate.core.rollout.counts import Sample
 from tidegate.core.rollout.plan import Planned
 from tidegate.core.scaling import replicas_for
 from tidegate.core.views import STABLE_DOWN, View
@@ -57,6 +60,7 @@ def turn(
     plan: tuple[Planned, ...],
     views: Mapping[str, View],
     the_route: Object | None,
+    sample: Sample | None,
     now: datetime,
 ) -> Turn:
     """Takes the lifecycle one transition further. `status` has been through `forget`; `plan` is the goal's."""
@@ -72,23 +76,48 @@ def turn(
 
     stable = views[status.stable]
     rollout = replan(_begun(status, aim, stable), plan)
-    if rollout.step and (candidate.ready == "False" or candidate.crashing(rollout.exposed)):
-        return Turn(_rolled_back(at_rest, rollout, candidate, desired, now), goal=status.stable)
+    if rollout.step and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
+        return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
+    if any(step.proof for step in plan):
+        split = traffic(stable, candidate, rollout.weight)
+        rollout = findings.observe(
+            rollout,
+            spec.rollout,
+            sample,
+            in_force=route.settled(the_route, split),
+            cold=min(stable.replicas, candidate.replicas) == 0,
+        )
+        if rollout.verdict == "Degraded" and not rollout.promote:
+            why = findings.degraded(rollout)
+            return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable)
 
     coming = _next(rollout, spec, plan, candidate, stable, the_route, now)
+    if coming.late and spec.rollout.on_deadline == "Rollback":
+        return Turn(
+            _rolled_back(at_rest, rollout, "DeadlineExceeded", coming.message, desired, now), goal=status.stable
+        )
     if coming.promoted:
         return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), coming, aim)
-    return Turn(status.model_copy(update={"rollout": coming.rollout}), coming, aim)
+    moved = coming.rollout
+    if moved.weight != rollout.weight:
+        moved = findings.restart(moved, spec.rollout)
+    return Turn(status.model_copy(update={"rollout": moved}), coming, aim)
+
+
+def _failed(candidate: View) -> str:
+    """What ails a candidate that will not get ready by itself; empty if it may."""
+    return candidate.trouble if candidate.ready == "False" else ""
 
 
 def _rolled_back(
-    status: ModelDeploymentStatus, rollout: RolloutStatus, candidate: View, desired: str, now: datetime
+    status: ModelDeploymentStatus, rollout: RolloutStatus, reason: str, why: str, desired: str, now: datetime
 ) -> ModelDeploymentStatus:
     """The status with the candidate given up. One that an undo went back to is not kept either: it would fail again."""
-    why = candidate.crashing(rollout.exposed) or candidate.trouble
     said = f"rolled back at weight {rollout.weight}%: {why}"[:4000]
     if rollout.candidate == desired:
-        rejected = Rejected(id=desired, reason="CandidateFailed", message=said, at=now)
+        rejected = Rejected(
+            id=desired, reason=reason, message=said, at=now, verdict=rollout.verdict, guardrails=rollout.guardrails
+        )
         return status.model_copy(update={"rejected": rejected})
     pinned = Pinned(to=rollout.stable, over=desired) if rollout.stable != desired else None
     kept = [identity for identity in status.kept if identity != rollout.candidate]
@@ -118,27 +147,32 @@ def _next(
     the_route: Object | None,
     now: datetime,
 ) -> Next:
-    replicas = max(rollout.stable_replicas, stable.replicas)
-    needed = [replicas_for(step.weight, replicas, spec.scaling) for step in plan]
-    needed.append(replicas_for(100, replicas, spec.scaling))
+    there = max(rollout.stable_replicas, stable.replicas)
+
+    def replicas(weight: int) -> int:
+        return replicas_for(weight, there, spec.scaling)
+
     if candidate.ready != "True":
-        return Next(rollout, reason="CandidateNotReady", message=candidate.trouble, floor=needed[0])
+        return Next(rollout, reason="CandidateNotReady", message=candidate.trouble, floor=replicas(rollout.weight))
 
     down = _down_since(stable, now)
     if down is not None and not spec.rollout.paused:
         if now >= down + STABLE_DOWN:
-            return Next(rollout, promoted=True, floor=needed[-1])
+            return Next(rollout, promoted=True, floor=replicas(100))
         wait = (
             f"the stable version has failed; {candidate.spec.id} takes over if it stays so for {STABLE_DOWN.seconds} s"
         )
-        return Next(rollout, reason="StableFailed", message=wait, floor=needed[0], wake_at=down + STABLE_DOWN)
+        return Next(
+            rollout, reason="StableFailed", message=wait, floor=replicas(rollout.weight), wake_at=down + STABLE_DOWN
+        )
 
     facts = Facts(
         in_force=route.settled(the_route, traffic(stable, candidate, rollout.weight)),
         ready_replicas=candidate.replicas,
-        needed=needed,
+        replicas=replicas,
         paused=spec.rollout.paused,
         window=timedelta(seconds=seconds(spec.scaling.window)),
+        evidence=findings.evidence(rollout, spec.rollout, now.timestamp()) if any(s.proof for s in plan) else None,
     )
     return advance(rollout, plan, facts, now)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from tidegate.core.rollout.counts import Sample
+
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON."""
 
@@ -41,6 +43,8 @@ class Observed:
     runtimes: tuple[Object, ...] = ()
     """ClusterServingRuntimes, and the ServingRuntimes of its namespace."""
     platform: Platform = Platform()
+    sample: Sample | None = None
+    """What was counted of its versions when they were last looked at; None while nothing is judged."""
 
 
 def name(obj: Object) -> str:

@@ -112,8 +112,6 @@ class Ask:
     deployment: str
     versions: Mapping[str, str]
     """Knative Revision of each version that is compared, by version."""
-    source: str = "Gateway"
-    """Gateway or Prometheus."""
     rewards: bool = False
     """Whether rewards are asked for."""
     queries: Mapping[str, str] = field(default_factory=dict)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tidegate.api.base import seconds
-from tidegate.api.modeldeployment import Pause, RolloutSpec, Step
+from tidegate.api.rollout import Pause, RolloutSpec, Step
+from tidegate.core.rollout.weights import RAMPS
 
-_PROGRESSIVE = [Step(weight=weight, pause=Pause(for_="1m")) for weight in (10, 25, 50)]
 _BLUE_GREEN = [Step(weight=100, pause=Pause(for_="5m"))]
 
 
@@ -21,6 +21,15 @@ class Planned:
     """How long it lasts at least."""
     approval: bool = False
     """Whether somebody has to approve before it ends."""
+    proof: bool = False
+    """Whether it ends only when the candidate is proven healthy."""
+    ramp: bool = False
+    """Whether the weight rises to that of the step with the evidence."""
+
+
+def judged(rollout: RolloutSpec) -> bool:
+    """Whether a candidate has to prove itself: where neither guardrails nor steps are given, by the usual ones."""
+    return rollout.strategy == "Progressive" and (rollout.guardrails != [] or not rollout.steps)
 
 
 def plan(rollout: RolloutSpec, window: str, *, known: bool) -> tuple[Planned, ...]:
@@ -34,11 +43,19 @@ def plan(rollout: RolloutSpec, window: str, *, known: bool) -> tuple[Planned, ..
     carry = Planned(100, timedelta(seconds=seconds(window)))
     if known or rollout.strategy == "Immediate":
         return (carry,)
-    given = rollout.steps or (_BLUE_GREEN if rollout.strategy == "BlueGreen" else _PROGRESSIVE)
+    given = rollout.steps or (_BLUE_GREEN if rollout.strategy == "BlueGreen" else [])
+    if not given:
+        return (Planned(RAMPS[rollout.pace].last, proof=True, ramp=True), carry)
     steps: list[Planned] = []
     weight = 0
     for step in given:
         weight = weight if step.weight is None else step.weight
         wait = timedelta(seconds=seconds(step.pause.for_)) if step.pause and step.pause.for_ else timedelta(0)
         steps.append(Planned(weight, wait, approval=step.pause is not None and step.pause.for_ is None))
-    return tuple(steps) if weight == 100 else (*steps, carry)
+    if weight != 100:
+        steps.append(carry)
+    compared = [index for index, planned in enumerate(steps) if 0 < planned.weight < 100]
+    if judged(rollout) and compared:  # the last step that has both versions side by side has to prove it
+        last = steps[compared[-1]]
+        steps[compared[-1]] = Planned(last.weight, last.wait, last.approval, proof=True)
+    return tuple(steps)

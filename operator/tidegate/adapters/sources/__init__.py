@@ -1,0 +1,1 @@
+"""Where counts come from: the gateway itself, and what looks at it regularly."""

@@ -1,0 +1,1 @@
+"""`tidegate replay`: what the judge would have said of counts that were recorded."""
