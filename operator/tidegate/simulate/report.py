@@ -95,9 +95,8 @@ def _warnings(study: Study) -> Iterator[str]:
     own, traffic = study.tidegate, study.bad.traffic
     if not first_weight(own.ramp, traffic.rate, own.budget):
         yield (
-            f"At {_number(traffic.rate)} requests/s even 1% may cost more than half of the {own.budget:g} bad "
-            "responses that --bad-responses allows. Tidegate begins there only with risk.beyondBudget, which is assumed "
-            "here."
+            f"At {_number(traffic.rate)} requests/s even 1% may cost more than half of --bad-responses. Tidegate "
+            "begins there only with risk.beyondBudget, which is assumed here."
         )
     shares = {
         "errors": (traffic.base, traffic.candidate),
