@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from tidegate.core.rollout.guards import Guard
+from tidegate.core.rollout import weights
+from tidegate.core.rollout.counts import Requests
+from tidegate.core.rollout.guards import Guard, Settings
+from tidegate.core.rollout.judge import Judge
 from tidegate.core.rollout.weights import STEADY
 from tidegate.simulate.command import simulate
 from tidegate.simulate.rules import Argo, Check, Flagger, Method, NaiveZ, Tidegate
@@ -192,6 +195,44 @@ def test_a_slow_candidate_is_found_by_the_guardrail_on_latency() -> None:
     slow = Traffic(100.0, 0.001, 0.001, slow=0.05, slow_candidate=0.5)
     both = Tidegate(guards=(Guard.errors(), Guard.latency(edge=100.0)))
     assert set(run(slow, [both], runs=10, history=60)[0].outcome) == {ROLLED_BACK}
+
+
+@pytest.mark.parametrize(("rate", "candidate"), [(200.0, 0.005), (200.0, 0.05), (20.0, 0.2)])
+def test_the_operators_judge_comes_to_the_same_at_the_same_time(rate: float, candidate: float) -> None:
+    traffic = Traffic(rate, 0.005, candidate)
+    simulated = run(traffic, [Tidegate()], runs=1, seed=6, history=60)[0]
+
+    streams = Streams(traffic, 1, np.random.SeedSequence(6).spawn(1)[0], weights.EAGER.last)
+    judge = Judge(Settings((Guard.errors(),)))
+    fade, responses, over = 0.5 ** (5 / 30), rate * 30, 30.0
+    for counts in streams.history(60):
+        judge.feed_stable(5.0, Requests(int(counts.stable[0]), int(counts.stable_bad[0])))
+        responses, over = responses * fade + int(counts.stable[0]), over * fade + 5
+    weight, held, t, bad = 10 if rate == 20 else 1, 0.0, 0.0, 0
+    while True:
+        counts = streams.window().at(np.array([weight]))
+        both = [
+            Requests(int(all_of[0]), int(errors[0]))
+            for all_of, errors in ((counts.stable, counts.stable_bad), (counts.candidate, counts.candidate_bad))
+        ]
+        judge.observe(5.0, (both[0], both[1]), None)
+        t, held, bad = t + 5, held + 5, bad + both[1].errors
+        responses, over = responses * fade + both[0].requests + both[1].requests, over * fade + 5
+        found = judge.report()
+        here = found.guards[0].healthy_here
+        if found.verdict == "Degraded":
+            outcome = ROLLED_BACK
+            break
+        if weights.promotable(weights.EAGER, weight, held=held, healthy=here, incident=found.incident):
+            outcome = PROMOTED
+            break
+        after = weights.allowed(
+            weight, excess=found.excess, rate=responses / over, held=held, healthy=here, incident=found.incident
+        )
+        if after != weight:
+            weight, held = after, 0.0
+            judge.weight_changed()
+    assert (outcome, t, bad) == (simulated.outcome[0], simulated.time[0], simulated.bad[0])
 
 
 # --- many runs --------------------------------------------------------------------------------------------------------
