@@ -11,12 +11,18 @@ from world import Crash, World, container, files
 
 STEPS = {"guardrails": [], "steps": [{"weight": 20, "pause": {"for": "10s"}}, {"weight": 60, "pause": {}}]}
 
+WIDE = {"guardrails": [{"name": "errors", "errors": {"maxIncrease": "5%"}}]}
+
 Scene = tuple[Callable[[World], None], int]
 """Something that happens, and the seconds that are left to react to it."""
 
 
 def fails_at_weight(world: World) -> None:
     world.failing.add("v2")
+
+
+def fails_now_and_then(world: World) -> None:
+    world.errors["v2"] = 0.3
 
 
 SCENARIOS: dict[str, list[Scene]] = {
@@ -31,6 +37,15 @@ SCENARIOS: dict[str, list[Scene]] = {
         (lambda w: w.submit(container("v1", rollout=STEPS)), 30),
         (lambda w: w.submit(container("v2", rollout=STEPS)), 120),
         (fails_at_weight, 60),
+    ],
+    "degraded candidate": [
+        (lambda w: w.submit(container("v1")), 30),
+        (fails_now_and_then, 0),
+        (lambda w: w.submit(container("v2")), 200),
+    ],
+    "proven candidate": [
+        (lambda w: w.submit(container("v1", rollout=WIDE)), 30),
+        (lambda w: w.submit(container("v2", rollout=WIDE)), 500),
     ],
     "superseded candidate": [
         (lambda w: w.submit(container("v1", rollout=STEPS)), 30),
