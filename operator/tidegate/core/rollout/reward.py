@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.core.rollout.binary import CLOSE_AFTER, DISCARD_AFTER
-from tidegate.core.rollout.evidence import Bools, EProcess, Floats, fill, numbers
+from tidegate.core.rollout.evidence import Bools, EProcess, Floats, Rows, fill, numbers
 from tidegate.core.rollout.guards import Guard
 
 BETS = np.array([0.03, 0.1, 0.2, 0.4, 0.7])
-_PRIOR = [0.2] * 5
+PRIOR = [0.2] * 5
 _HEALTHY_BLOCKS = 12
 
 
@@ -48,23 +48,12 @@ def _psi(bet: Floats) -> Floats:
     return out
 
 
-class RewardTest:
-    """The guardrail over rewards, for each row: blocks, both versions' means so far, evidence and verdicts."""
+class RewardBlocks:
+    """Blocks of two versions' rewards, for each row, and what each version's mean was before."""
 
-    def __init__(
-        self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
-    ) -> None:
-        self.guard = guard
-        self.bad = EProcess(rows, _PRIOR, degraded_threshold, guard.blocks)
-        """Evidence that the mean fell by more than is allowed."""
-        self.ok = EProcess(rows, _PRIOR, healthy_threshold, _HEALTHY_BLOCKS)
-        """Evidence that it did not, since the weights last changed."""
-        self.degraded: Bools = np.zeros(rows, dtype=bool)
-        self.healthy: Bools = np.zeros(rows, dtype=bool)
-        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
-        self.incident: Bools = np.zeros(rows, dtype=bool)
-        """Never: rewards know no incident."""
-        # count, sum and squares of the open block
+    def __init__(self, rows: int, drop: float) -> None:
+        self.drop = drop
+        # count, sum and squares of the open block: of the candidate, then of the stable version
         self.nc: Floats = np.zeros(rows)
         self.sc: Floats = np.zeros(rows)
         self.qc: Floats = np.zeros(rows)
@@ -78,49 +67,34 @@ class RewardTest:
         self.ws: Floats = np.ones(rows)
         self.ms: Floats = np.full(rows, 0.5)
 
-    def observe(
+    def add(
         self, on: Bools, dt: Floats, c: tuple[Floats, Floats, Floats], s: tuple[Floats, Floats, Floats]
-    ) -> None:
-        """One window of `dt` seconds for the rows that are `on`: (count, sum, sum of squares) of the candidate's and
-        of the stable version's rewards."""
+    ) -> tuple[Rows, Floats, Floats]:
+        """One window of `dt` seconds for the rows that are `on`: (count, sum, sum of squares) of the candidate's and of
+        the stable version's rewards. Returns the rows whose block is complete, and its `log_e`, each (rows, bets)."""
         self.dt += np.where(on, dt, 0.0)
         for column, value in zip((self.nc, self.sc, self.qc, self.ns, self.ss, self.qs), (*c, *s), strict=True):
             column += np.where(on, value, 0.0)
         close = on & (self.dt >= CLOSE_AFTER) & (self.nc >= 1.0) & (self.ns >= 1.0)
-        self._judge(np.flatnonzero(close))
-        self._clear(close | (self.dt >= DISCARD_AFTER))
-
-    def _judge(self, rows: npt.NDArray[np.intp]) -> None:
-        if not rows.size:
-            return
+        rows = np.flatnonzero(close)
         n_c, s_c, q_c = (column[rows] for column in (self.nc, self.sc, self.qc))
         n_s, s_s, q_s = (column[rows] for column in (self.ns, self.ss, self.qs))
         fell, held = log_e(
-            self.guard.drop,
+            self.drop,
             (n_c[:, None], s_c[:, None], q_c[:, None]),
             (n_s[:, None], s_s[:, None], q_s[:, None]),
             (self.mc[rows] / self.wc[rows])[:, None],
             (self.ms[rows] / self.ws[rows])[:, None],
         )
-        self.bad.update(rows, fell)
-        self.degraded[rows] |= self.bad.reached(rows)
-        self.ok.update(rows, held)
-        reached = self.ok.reached(rows)
-        self.healthy[rows] |= reached
-        self.healthy_here[rows] |= reached
         self.wc[rows] += n_c
         self.mc[rows] += s_c
         self.ws[rows] += n_s
         self.ms[rows] += s_s
+        self.clear(close | (self.dt >= DISCARD_AFTER))
+        return rows, fell, held
 
-    def weight_changed(self, rows: Bools) -> None:
-        """As `BinaryTest.weight_changed`."""
-        self.ok.reset(rows)
-        self.bad.boost[rows] = True
-        self.healthy_here[rows] = False
-        self._clear(rows)
-
-    def _clear(self, rows: Bools) -> None:
+    def clear(self, rows: Bools) -> None:
+        """Throws the open blocks of these rows away."""
         for column in (self.nc, self.sc, self.qc, self.ns, self.ss, self.qs, self.dt):
             column[rows] = 0.0
 
@@ -130,10 +104,59 @@ class RewardTest:
 
     def dump(self, row: int) -> dict[str, Any]:
         """State of one row for JSON."""
+        return numbers(row, **self._columns())
+
+    def load(self, row: int, state: Mapping[str, Any]) -> None:
+        """Goes on from what `dump` wrote."""
+        fill(row, state, **self._columns())
+
+
+class RewardTest:
+    """The guardrail over rewards, for each row: blocks, both versions' means so far, evidence and verdicts."""
+
+    def __init__(
+        self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
+    ) -> None:
+        self.guard = guard
+        self.bad = EProcess(rows, PRIOR, degraded_threshold, guard.blocks)
+        """Evidence that the mean fell by more than is allowed."""
+        self.ok = EProcess(rows, PRIOR, healthy_threshold, _HEALTHY_BLOCKS)
+        """Evidence that it did not, since the weights last changed."""
+        self.degraded: Bools = np.zeros(rows, dtype=bool)
+        self.healthy: Bools = np.zeros(rows, dtype=bool)
+        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
+        self.incident: Bools = np.zeros(rows, dtype=bool)
+        """Never: rewards know no incident."""
+        self._blocks = RewardBlocks(rows, guard.drop)
+
+    def observe(
+        self, on: Bools, dt: Floats, c: tuple[Floats, Floats, Floats], s: tuple[Floats, Floats, Floats]
+    ) -> None:
+        """One window of `dt` seconds for the rows that are `on`: (count, sum, sum of squares) of the candidate's and
+        of the stable version's rewards."""
+        rows, fell, held = self._blocks.add(on, dt, c, s)
+        if not rows.size:
+            return
+        self.bad.update(rows, fell)
+        self.degraded[rows] |= self.bad.reached(rows)
+        self.ok.update(rows, held)
+        reached = self.ok.reached(rows)
+        self.healthy[rows] |= reached
+        self.healthy_here[rows] |= reached
+
+    def weight_changed(self, rows: Bools) -> None:
+        """As `BinaryTest.weight_changed`."""
+        self.ok.reset(rows)
+        self.bad.boost[rows] = True
+        self.healthy_here[rows] = False
+        self._blocks.clear(rows)
+
+    def dump(self, row: int) -> dict[str, Any]:
+        """State of one row for JSON."""
         return {
             "bad": self.bad.dump(row),
             "ok": self.ok.dump(row),
-            "block": numbers(row, **self._columns()),
+            "block": self._blocks.dump(row),
             **{name: bool(getattr(self, name)[row]) for name in _FLAGS},
         }
 
@@ -141,7 +164,7 @@ class RewardTest:
         """Goes on from what `dump` wrote."""
         self.bad.load(row, state["bad"])
         self.ok.load(row, state["ok"])
-        fill(row, state["block"], **self._columns())
+        self._blocks.load(row, state["block"])
         for name in _FLAGS:
             getattr(self, name)[row] = state[name]
 
