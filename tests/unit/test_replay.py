@@ -136,6 +136,49 @@ def test_what_is_not_there_is_not_judged(tmp_path: Path) -> None:
     assert json.loads(replay(write(tmp_path / "a.jsonl", slow)).stdout)["verdict"] == "Healthy"
 
 
+@pytest.mark.parametrize("kind", ["errors", "latency_ms", "reward_"])
+def test_one_kind_of_count_is_enough(tmp_path: Path, kind: str) -> None:
+    scrapes = lines(np.random.default_rng(7), 240, canary=0.2, slow=0.5, reward=0.2)
+    for scrape in scrapes:
+        for version in scrape["versions"].values():
+            for key in [key for key in version if not key.startswith(kind) and (kind, key) != ("errors", "requests")]:
+                del version[key]
+    path = write(tmp_path / "a.jsonl", scrapes)
+    (guard,) = Options().settings(read(path)).guards
+    assert kind.startswith(guard.kind)
+    assert json.loads(replay(path).stdout)["verdict"] == "Degraded"
+
+
+def test_a_canary_that_comes_later_has_had_no_requests_before(tmp_path: Path) -> None:
+    scrapes = lines(np.random.default_rng(7), 240, canary=0.2)
+    first = scrapes[0]["versions"]["canary"]
+    for scrape in scrapes:
+        scrape["t"] += 100 * FIVE
+    none = dict.fromkeys(first, 0) | {"latency_ms": {}}
+    before = [
+        {
+            "t": i * FIVE,
+            "versions": {"stable": scrapes[0]["versions"]["stable"]},
+            "weights": {"stable": 100, "canary": 0},
+        }
+        for i in range(100)
+    ]
+    told = [json.loads(replay(write(tmp_path / "a.jsonl", before + scrapes)).stdout)]
+    for scrape in before:
+        scrape["versions"]["canary"] = none
+    told.append(json.loads(replay(write(tmp_path / "a.jsonl", before + scrapes)).stdout))
+    assert told[0] == told[1]
+    assert told[0]["verdict"] == "Degraded"
+    assert told[0]["at"] > 100 * FIVE
+
+
+def test_a_trace_may_come_by_stdin(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines(np.random.default_rng(7), 240, canary=0.2))
+    by_name = json.loads(replay(path).stdout)
+    piped = CliRunner().invoke(main, ["replay", "--traces", "-"], input=path.read_bytes())
+    assert json.loads(piped.stdout) == by_name | {"trace": "-"}
+
+
 def test_side_by_side_is_as_one_by_one_and_as_the_operator_judges(tmp_path: Path) -> None:
     """The rows of a batch do not know of each other, and the operator's one row is the same judge."""
     rng = np.random.default_rng(8)
@@ -185,14 +228,42 @@ def test_a_reset_drops_the_window_for_both(tmp_path: Path) -> None:
     assert json.loads(replay(write(tmp_path / "a.jsonl", scrapes)).stdout)["verdict"] == "Healthy"
 
 
+def scrape(t: float, n: int) -> dict[str, Any]:
+    counts = {"requests": n, "errors": 0, "latency_ms": {"50": 3 * (n > 0), "+Inf": n}}
+    counts |= {"reward_count": 3, "reward_sum": 2 * (n > 0), "reward_sumsq": 2 * (n > 0)}
+    return {"t": t, "versions": {"canary": counts, "stable": counts}, "weights": {"stable": 80, "canary": 20}}
+
+
+TWO = "".join(json.dumps(scrape(t, n)) + "\n" for t, n in ((0, 0), (5, 7)))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("", "the file is empty"),
-        ('{"t": 0, "versions": {"stable": {"requests": 1, "errors": 0}}}\n', "line 1: the versions are stable"),
+        (
+            '{"t": 0, "versions": {"v1": {}, "stable": {}}}\n',
+            "line 1: the versions are stable, v1, not stable and canary",
+        ),
+        ('{"t": 0, "versions": {"stable": {"requests": 1, "errors": 0}}}\n', "no line has a version canary"),
+        (
+            TWO + json.dumps({"t": 9, "versions": {"stable": scrape(9, 9)["versions"]["stable"]}}),
+            "line 3: there is no canary",
+        ),
+        (TWO.replace('"errors": 0, ', "", 1), "line 1: 'errors' is missing"),
         ('{"t": 0}\n', "line 1: 'versions' is missing"),
-        ("nonsense\n", "line 1: Expecting value"),
-        ('{"t": 0, "versions": {"stable": {"requests": 1}, "canary": {"requests": 1}}}', "line 1: 'errors' is missing"),
+        ("nonsense\n", "line 1: not JSON (Expecting value"),
+        (TWO[:-20], "line 2: not JSON"),
+        ("\xff\n", "line 1: not JSON"),
+        ("[" * 100_000, "line 1: not JSON"),
+        ('{"t": 0, "versions": {"stable": {"requests": 1}, "canary": {"requests": 1}}}', "nothing to judge by"),
+        (TWO.replace('"requests": 7', '"requests": "7"', 1), "line 2: requests of canary is '7'"),
+        (TWO.replace('"requests": 7', '"requests": -7', 1), "line 2: requests of canary is -7"),
+        (TWO.replace('"t": 5', '"t": -5'), "line 2: time goes back, from 0 to -5"),
+        (TWO.replace('"+Inf": 7', '"+Inf": 1'), "line 2: counts of latency_ms must not fall"),
+        (TWO.replace('"50": 3, ', ""), "line 2: the histogram has other edges"),
+        (TWO.replace("+Inf", "100"), "the last"),
+        (TWO.replace('"reward_sum": 2', '"reward_sum": 9'), "line 2: rewards must lie between 0 and 1"),
         ("[]\n", "line 1: "),
         (
             '{"t": 0, "versions": {"stable": {"requests": NaN, "errors": 0}, "canary": {"requests": 1, "errors": 0}}}',
@@ -202,7 +273,7 @@ def test_a_reset_drops_the_window_for_both(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_trace_is_told_and_the_others_are_answered(tmp_path: Path, text: str, told: str) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text(text, encoding="utf-8")
+    bad.write_text(text, encoding="latin-1")
     good = write(tmp_path / "good.jsonl", lines(np.random.default_rng(7), 30))
     found = replay(bad, good)
     assert found.exit_code == 1

@@ -36,7 +36,7 @@ def replay(traces: bool, files: tuple[Path, ...], **options: float | None) -> No
     A trace has a line for each scrape, with cumulative counts of both versions: {"t": seconds, "versions": {"stable":
     {"requests": n, "errors": n, "latency_ms": {"5": n, "+Inf": n}, "reward_count": n, "reward_sum": x, "reward_sumsq":
     x}, "canary": {...}}, "weights": {"stable": 95, "canary": 5}}. What is not there is not judged. A file that is no
-    trace is told of on stderr; the others are answered, and the exit code is 1.
+    trace is told of on stderr; the others are answered, and the exit code is 1. The file - is stdin.
     """
     from tidegate.replay.traces import Options
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,6 +21,7 @@ from tidegate.core.rollout.guards import Guard, Settings, Verdict
 from tidegate.core.rollout.judge import Judges, Windows
 
 ARMS = ("stable", "canary")
+REWARDS = ("reward_count", "reward_sum", "reward_sumsq")
 
 
 class BadTrace(Exception):
@@ -35,7 +37,7 @@ class Trace:
     """Seconds, rising, shape (scrapes,)."""
     requests: Floats
     """Cumulative, shape (scrapes, 2); so are the others."""
-    errors: Floats
+    errors: Floats | None
     weight: Floats
     """Share of the canary that was asked for, in [0, 1], shape (scrapes,)."""
     edges: tuple[float, ...] = ()
@@ -47,7 +49,7 @@ class Trace:
     @property
     def kind(self) -> tuple[Any, ...]:
         """Traces of one kind can be judged side by side."""
-        return (self.edges, self.rewards is not None)
+        return (self.errors is not None, self.edges, self.rewards is not None)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Options:
 
     def settings(self, trace: Trace) -> Settings:
         """A guardrail for each kind of count that the trace has."""
-        guards = [Guard.errors(rho=self.rho, delta=self.delta)]
+        guards = [] if trace.errors is None else [Guard.errors(rho=self.rho, delta=self.delta)]
         if trace.latency is not None:
             guards.append(Guard.latency(rho=self.latency_rho, delta=self.latency_delta, edge=self.edge))
         if trace.rewards is not None:
@@ -84,81 +86,151 @@ class Outcome:
 
 
 def read(path: Path) -> Trace:
-    """Reads one file. `BadTrace` with the line if it is no trace."""
-    rows: list[tuple[float, float, list[list[float]]]] = []
-    edges: tuple[float, ...] | None = None
-    rewarded: bool | None = None
-    number = 0
+    """Reads one file, or stdin if it is called "-". `BadTrace` with the line if it is no trace.
+
+    What the first line counts is judged. A version that is not there yet has had no requests.
+    """
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):  # noqa: B007 - an error says which line
-                if not line.strip():
-                    continue
-                scrape = json.loads(line)
-                versions = scrape["versions"]
-                if set(versions) != set(ARMS):
-                    raise ValueError(f"the versions are {', '.join(sorted(versions))}, not stable and canary")
-                both = [versions[arm] for arm in ARMS]
-                if edges is None:
-                    edges, rewarded = _edges(both), all("reward_count" in counts for counts in both)
-                counts = [_counts(version, edges, bool(rewarded)) for version in both]
-                t = float(scrape["t"])
-                if rows and t < rows[-1][0]:
-                    raise ValueError(f"time goes back, from {rows[-1][0]:g} to {t:g}")
-                rows.append((t, _share(scrape.get("weights")), counts))
+        if str(path) == "-":
+            return _read(sys.stdin.buffer, "-")
+        with path.open("rb") as lines:
+            return _read(lines, str(path))
     except OSError as error:
         raise BadTrace(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadTrace(f"{path}: not a text file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        told = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise BadTrace(f"{path}, line {number}: {told}") from error
-    if not rows:
+
+
+def _read(lines: Iterable[bytes], path: str) -> Trace:
+    layout: _Layout | None = None
+    rows: list[list[Any]] = []
+    at: list[int] = []
+    there = [False, False]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            scrape = json.loads(line)
+            versions, weights = scrape["versions"], scrape.get("weights")
+            if not versions or set(versions) - set(ARMS):
+                raise ValueError(f"the versions are {', '.join(sorted(versions)) or 'none'}, not stable and canary")
+            layout = layout or _Layout(list(versions.values()))
+            row = [scrape["t"], *((weights["stable"], weights["canary"]) if weights else (0, 0))]
+            for i, arm in enumerate(ARMS):
+                version = versions.get(arm)
+                if version is None and arm not in versions and not there[i]:
+                    row += layout.nothing
+                    continue
+                if version is None:
+                    raise ValueError(f"there is no {arm} any more")
+                there[i] = True
+                row += layout.numbers(version)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadTrace(f"{path}, line {number}: not JSON ({error}); is the file cut off?") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            told = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise BadTrace(f"{path}, line {number}: {told}") from error
+        rows.append(row)
+        at.append(number)
+    if layout is None:
         raise BadTrace(f"{path}: the file is empty")
-    edges = edges or ()
-    table = np.array([counts for _, _, counts in rows])
-    if not np.isfinite(table).all() or (table < 0).any():
-        raise BadTrace(f"{path}: there is a count that is negative or no finite number")
+    for arm, seen in zip(ARMS, there, strict=True):
+        if not seen:
+            raise BadTrace(f"{path}: no line has a version {arm}, so there is nothing to compare")
+    return _trace(path, layout, rows, at)
+
+
+class _Layout:
+    """What the versions' counts are, by the first line."""
+
+    def __init__(self, versions: Sequence[Mapping[str, Any]]) -> None:
+        def counted(key: str) -> bool:
+            return any(key in version for version in versions)  # then both have to have it
+
+        self.errors, self.rewards = counted("errors"), counted(REWARDS[0])
+        histograms: list[dict[str, Any]] = [version["latency_ms"] for version in versions if "latency_ms" in version]
+        # a version that has had no requests may not have its histogram yet
+        widest: dict[str, Any] = max(histograms, key=lambda histogram: len(histogram), default={})
+        self.keys = tuple(sorted(widest, key=float))
+        self.edges = tuple(map(float, self.keys))
+        if not (self.errors or self.edges or self.rewards):
+            raise ValueError(f"nothing to judge by: give errors, latency_ms, or {', '.join(REWARDS)} of both versions")
+        if self.edges and not (self.edges[-1] == math.inf and self.edges[0] >= 0):
+            raise ValueError('the edges of the histogram must be milliseconds, and the last "+Inf"')
+        self.scalars: tuple[str, ...] = (
+            *(("requests", "errors") if self.errors else ("requests",) if counted("requests") else ()),
+            *(REWARDS if self.rewards else ()),
+        )
+        self.nothing = [0] * (len(self.scalars) + len(self.keys))
+
+    def numbers(self, version: Mapping[str, Any]) -> list[Any]:
+        """Those of one version: `scalars`, then the histogram."""
+        out = [version[key] for key in self.scalars]
+        if self.keys:
+            histogram = version["latency_ms"]
+            if not histogram and not any(out):
+                return self.nothing
+            if len(histogram) != len(self.keys) or any(key not in histogram for key in self.keys):
+                raise ValueError("the histogram has other edges than before")
+            out += [histogram[key] for key in self.keys]
+        return out
+
+    @property
+    def names(self) -> list[str]:
+        """What each number of a row is."""
+        one = [*self.scalars, *(f"latency_ms {key}" for key in self.keys)]
+        return ["t", *(f"weight of {arm}" for arm in ARMS), *(f"{name} of {arm}" for arm in ARMS for name in one)]
+
+
+def _trace(path: str, layout: _Layout, rows: list[list[Any]], at: Sequence[int]) -> Trace:
+    table = _table(rows)
+    with np.errstate(invalid="ignore"):
+        fine = np.isfinite(table) & (table >= 0)
+    fine[:, 0] = np.isfinite(table[:, 0])
+    if not fine.all():
+        line, column = np.argwhere(~fine)[0]
+        raise BadTrace(
+            f"{path}, line {at[line]}: {layout.names[column]} is {rows[line][column]!r}: negative, or no finite number"
+        )
+    t, weights = table[:, 0], table[:, 1:3]
+    if (back := np.flatnonzero(np.diff(t) < 0)).size:
+        line = int(back[0]) + 1
+        raise BadTrace(f"{path}, line {at[line]}: time goes back, from {t[line - 1]:g} to {t[line]:g}")
+    counts = table[:, 3:].reshape(len(rows), 2, -1)
+    scalars = {name: counts[:, :, i] for i, name in enumerate(layout.scalars)}
+    latency = counts[:, :, len(layout.scalars) :]
+    if (wrong := np.flatnonzero((np.diff(latency) < 0).any(axis=(1, 2)))).size:
+        raise BadTrace(f"{path}, line {at[wrong[0]]}: counts of latency_ms must not fall with the edge")
+    rewards = np.stack([scalars[name] for name in REWARDS], axis=2) if layout.rewards else None
+    if rewards is not None:
+        count, total, squares = np.moveaxis(rewards, 2, 0)
+        much = 1e-6 * (1 + count)  # sums of floating numbers
+        if (wrong := np.flatnonzero(((total > count + much) | (squares > total + much)).any(axis=1))).size:
+            raise BadTrace(f"{path}, line {at[wrong[0]]}: rewards must lie between 0 and 1: their sums are too large")
+    asked = weights.sum(axis=1)
     return Trace(
-        path=str(path),
-        t=np.array([t for t, _, _ in rows]),
-        requests=table[:, :, 0],
-        errors=table[:, :, 1],
-        weight=np.array([share for _, share, _ in rows]),
-        edges=edges,
-        latency=table[:, :, 2 : 2 + len(edges)] if edges else None,
-        rewards=table[:, :, 2 + len(edges) :] if rewarded else None,
+        path=path,
+        t=t,
+        requests=scalars.get("requests", np.zeros((len(rows), 2))),
+        errors=scalars.get("errors"),
+        weight=np.where(asked > 0, weights[:, 1] / np.where(asked > 0, asked, 1.0), 0.0),
+        edges=layout.edges,
+        latency=latency if layout.edges else None,
+        rewards=rewards,
     )
 
 
-def _edges(both: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    """Edges of the latency histogram that both versions have, the last infinite; none where there is none."""
-    if not all(counts.get("latency_ms") for counts in both):
-        return ()
-    edges = tuple(sorted(float(edge) for edge in both[0]["latency_ms"]))
-    if edges[-1] != math.inf:
-        raise ValueError('the histogram has no edge "+Inf"')
-    return edges
+def _table(rows: list[list[Any]]) -> Floats:
+    """The rows as numbers; what is none becomes NaN."""
+    try:
+        table = np.array(rows)
+    except ValueError:  # there are lists among them
+        table = np.array([None])
+    if table.dtype.kind in "if":
+        return table.astype(np.float64)
 
+    def number(value: Any) -> float:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
-def _counts(version: Mapping[str, Any], edges: tuple[float, ...], rewarded: bool) -> list[float]:
-    out = [float(version["requests"]), float(version["errors"])]
-    if edges:
-        histogram = sorted((float(edge), float(count)) for edge, count in version["latency_ms"].items())
-        if tuple(edge for edge, _ in histogram) != edges:
-            raise ValueError("the histogram has other edges than before")
-        out += [count for _, count in histogram]
-    if rewarded:
-        out += [float(version[key]) for key in ("reward_count", "reward_sum", "reward_sumsq")]
-    return out
-
-
-def _share(weights: Mapping[str, Any] | None) -> float:
-    """Share of the canary; 0, for unknown, where there are no weights."""
-    if not weights:
-        return 0.0
-    stable, canary = (float(weights.get(arm, 0.0)) for arm in ARMS)
-    return canary / (stable + canary) if stable + canary > 0 else 0.0
+    return np.array([[number(value) for value in row] for row in rows])
 
 
 def judge(traces: Iterable[Trace], options: Options) -> Iterator[Outcome]:
@@ -174,16 +246,17 @@ def _together(traces: list[Trace], options: Options) -> Iterator[Outcome]:
     whole = [_padded(trace, longest) for trace in traces]
     lengths = np.array([len(trace.t) for trace in traces])
     t = np.stack([trace.t for trace in whole])
-    requests, errors = (np.stack([getattr(trace, name) for trace in whole]) for name in ("requests", "errors"))
-    weight = np.stack([trace.weight for trace in whole])
-    latency, rewards = (_stacked([getattr(trace, name) for trace in whole]) for name in ("latency", "rewards"))
+    requests, weight = (np.stack([getattr(trace, name) for trace in whole]) for name in ("requests", "weight"))
+    errors, latency, rewards = (
+        _stacked([getattr(trace, name) for trace in whole]) for name in ("errors", "latency", "rewards")
+    )
 
     judges = Judges(options.settings(traces[0]), rows)
     in_force = weight[:, 0].copy()
     degraded_at, healthy_at = np.full(rows, np.nan), np.full(rows, np.nan)
     for line in range(1, longest):
         on: Bools = (line < lengths) & (t[:, line] > t[:, line - 1])
-        window: dict[str, Any] = {}
+        window: dict[str, Any] = {"errors": np.zeros((rows, 2))}
         for name, counts in (("requests", requests), ("errors", errors), ("latency", latency), ("rewards", rewards)):
             if counts is None:
                 continue
