@@ -39,7 +39,8 @@ metadata: {{name: {name}}}
 spec:
   model:
     version: v3
-    container: {{image: "{image}", env: [{{name: ERROR_RATE, value: "0.2"}}]}}
+    container: {{image: "{image}"}}
+    env: [{{name: ERROR_RATE, value: "0.2"}}]
   scaling: {{window: 10s, idle: 5s}}
   rollout:
     guardrails: [{{name: errors, errors: {{maxIncrease: 2%}}}}]
