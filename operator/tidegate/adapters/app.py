@@ -85,7 +85,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         pods = Pods(api, lambda key: queue.add(key) if watch.enqueues else None, options.namespaces)
         metrics = Metrics(queue)
         sampler = Sampler(
-            Gateway(api, session, options.gateway, direct=in_cluster()),
+            Gateway(api, session, options.gateway, direct=in_cluster(), clusterwide=not options.namespaces),
             Feedback(session, options.feedback),
             Prometheus(session, options.prometheus),
             asks=lambda: watch.asks(),

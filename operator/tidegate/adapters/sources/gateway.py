@@ -1,8 +1,8 @@
 """Counts from the gateway: every pod of Kourier's Envoy is asked for its statistics.
 
-All judged rollouts share one look: a list of the gateway's pods, a list of the KIngresses of each namespace before and
-after, and one request to each pod. What might let a probe of Knative's in, or a pod's counters out, is a trouble of the
-reading or changes its mark; see core/rollout/ingress.py and core/rollout/envoy.py.
+All judged rollouts share one look: a list of the gateway's pods and one of the KIngresses before and after, and one
+request to each pod. What might let a probe of Knative's in, or a pod's counters out, is a trouble of the reading or
+changes its mark; see core/rollout/ingress.py and core/rollout/envoy.py.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.sources.ingresses import Ingresses
 from tidegate.core.observed import Object
 from tidegate.core.rollout import envoy, ingress
 from tidegate.core.rollout.counts import Ask, Reading, Requests
-from tidegate.core.rollout.ingress import KIngress, Routes
+from tidegate.core.rollout.ingress import Routes, Settling
+from tidegate.runtime.queue import Key
 
-K = TypeVar("K")
-KINGRESSES = "/apis/networking.internal.knative.dev/v1alpha1"
 PATIENCE = 3.0
-"""Seconds that a pod may take to answer: less than until the next look."""
+"""Seconds that a pod may take to answer."""
+BUDGET = 4.5
+"""Seconds that everything may take: less than until the next look."""
 
 
 @dataclass(frozen=True)
@@ -39,108 +43,156 @@ class Where:
     """Port of Envoy's statistics."""
 
 
+@dataclass
+class _Process:
+    """What is remembered of one Envoy from one look to the next."""
+
+    uptime: int = 0
+    clusters: dict[str, Requests] = field(default_factory=dict)
+    restarts: int = 0
+    """How often it began anew, though its container seemed the same."""
+    falls: Counter[str] = field(default_factory=Counter)
+    """How often a cluster's counters did."""
+
+
 class Gateway:
     """Reads the counters of Revisions. `direct`: pods can be reached by their address, as from another pod."""
 
-    def __init__(self, api: Api, session: aiohttp.ClientSession, where: Where, *, direct: bool) -> None:
+    def __init__(
+        self, api: Api, session: aiohttp.ClientSession, where: Where, *, direct: bool, clusterwide: bool = True
+    ) -> None:
+        """`clusterwide`: KIngresses of all namespaces may be listed at once."""
         self._api, self._session, self._where, self._direct = api, session, where, direct
+        self._ingresses = Ingresses(api, clusterwide)
+        self._settling: Settling[Key] = Settling()
+        self._processes: dict[str, _Process] = {}
 
-    async def read(self, asks: Mapping[K, Ask]) -> dict[K, Reading[Requests]]:
+    async def read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
         """A reading for each ask. What goes wrong is told in the reading, never as an error."""
+        self._settling.keep(asks.keys())
         if not asks:
+            self._processes.clear()
             return {}
         try:
-            pods = await self._pods()
-            before = await self._routes(asks)
-            wanted = {
-                key: {envoy.cluster(ask.namespace, revision) for revision in ask.versions.values()}
-                for key, ask in asks.items()
-            }
-            t = time.time()
-            told: dict[K, Sequence[Mapping[str, Requests]]] = {}
-            for part in envoy.portions(wanted):
-                selection = envoy.selection(name for key in part for name in wanted[key])
-                scrapes = await asyncio.gather(*(self._scrape(pod, selection) for pod in pods))
-                clusters = [scrape.clusters for scrape in scrapes]
-                told |= dict.fromkeys(part, clusters)
-            after = await self._routes(asks)
-            still = _mark_of(await self._pods())
+            async with asyncio.timeout(BUDGET):
+                return await self._read(asks)
         except (_Trouble, ApiError, envoy.Garbage, aiohttp.ClientError, TimeoutError, OSError) as error:
             why = f"the gateway's counts cannot be read: {str(error) or 'no answer in time'}"
             return {key: Reading(time.time(), trouble=why) for key in asks}
-        mark = _mark_of(pods)
-        if mark != still:
-            return {key: Reading(t, trouble="the gateway's pods are changing") for key in asks}
-        return {key: _reading(ask, t, mark, told[key], before[key], after[key]) for key, ask in asks.items()}
 
-    async def _pods(self) -> list[Object]:
+    async def _read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
+        pods, before = await asyncio.gather(self._pods(), self._ingresses.routes(asks))
+        wanted = {
+            key: {envoy.cluster(ask.namespace, revision) for revision in ask.versions.values()}
+            for key, ask in asks.items()
+        }
+        told: dict[Key, tuple[float, Mapping[str, envoy.Scrape]]] = {}
+        for part in envoy.portions(wanted):
+            selection = envoy.selection(name for key in part for name in wanted[key])
+            t = time.time()
+            scrapes = await asyncio.gather(*(self._scrape(pod, selection) for pod in pods.values()))
+            told |= dict.fromkeys(part, (t, dict(zip(pods, scrapes, strict=True))))
+        after, still = await asyncio.gather(self._ingresses.routes(asks), self._pods())
+        if pods.keys() != still.keys():
+            return {key: Reading(told[key][0], trouble="the gateway's pods are changing") for key in asks}
+        self._remember(pods.keys(), [scrapes for _, scrapes in told.values()])
+        return {key: self._reading(key, ask, *told[key], before[key], after[key]) for key, ask in asks.items()}
+
+    async def _pods(self) -> dict[str, Object]:
+        """The gateway's pods that get requests, by the processes that have their counters."""
         path = f"/api/v1/namespaces/{self._where.namespace}/pods"
         listing = await self._api.call("GET", path, {"labelSelector": self._where.selector})
-        # one that is leaving still answers users until it has gone
-        running = [pod for pod in listing["items"] if pod.get("status", {}).get("phase") == "Running"]
-        if not running:
+        ready = {_process(pod): pod for pod in listing["items"] or () if _ready(pod)}
+        if not ready:
             raise _Trouble(
-                f"no pod with the labels {self._where.selector} runs in namespace {self._where.namespace}; say where "
-                "the gateway is (gateway.namespace and gateway.selector of the chart)"
+                f"no pod with the labels {self._where.selector} is ready in namespace {self._where.namespace}; say "
+                "where the gateway is (gateway.namespace and gateway.selector of the chart), or see why none is: "
+                f"kubectl -n {self._where.namespace} get pods"
             )
-        return running
-
-    async def _routes(self, asks: Mapping[K, Ask]) -> dict[K, Routes]:
-        found: dict[str, list[KIngress]] = {}
-        for namespace in sorted({ask.namespace for ask in asks.values()}):
-            listing = await self._api.call("GET", f"{KINGRESSES}/namespaces/{namespace}/ingresses")
-            found[namespace] = [ingress.parse(obj) for obj in listing["items"]]
-        return {key: ingress.routes(found[ask.namespace], ask.versions.values()) for key, ask in asks.items()}
+        return dict(sorted(ready.items()))
 
     async def _scrape(self, pod: Object, selection: str) -> envoy.Scrape:
         name = pod["metadata"]["name"]
-        if self._direct:
-            address = pod["status"]["podIP"]
-            host = f"[{address}]" if ":" in address else address
-            url = f"http://{host}:{self._where.port}/stats/prometheus?usedonly&filter={quote(selection, safe='')}"
-            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=PATIENCE)) as response:
-                text = await response.text()
-                if response.status != 200:
-                    raise _Trouble(f"pod {name} answers {response.status}")
-        else:
-            path = f"/api/v1/namespaces/{self._where.namespace}/pods/{name}:{self._where.port}/proxy/stats/prometheus"
-            async with asyncio.timeout(PATIENCE):
-                text = str(await self._api.call("GET", path, {"usedonly": "", "filter": selection}, accept="*/*"))
         try:
-            return envoy.read(text)
-        except envoy.Garbage as error:
-            raise _Trouble(f"pod {name}: {error}") from error
+            async with asyncio.timeout(PATIENCE):
+                return envoy.read(await (self._ask if self._direct else self._ask_by_proxy)(pod, selection))
+        except (ApiError, envoy.Garbage, aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _Trouble(
+                f"pod {name}, port {self._where.port}: {str(error) or 'no answer in time'}. Is Envoy's listener for "
+                "statistics there (gateway.port of the chart), and may the operator reach it (NetworkPolicy)?"
+            ) from error
+
+    async def _ask(self, pod: Object, selection: str) -> str:
+        address = pod["status"]["podIP"]
+        host = f"[{address}]" if ":" in address else address
+        url = f"http://{host}:{self._where.port}/stats/prometheus?usedonly&filter={quote(selection, safe='')}"
+        async with self._session.get(URL(url, encoded=True)) as response:
+            if response.status != 200:
+                raise _Trouble(f"it answers {response.status}")
+            return await response.text()
+
+    async def _ask_by_proxy(self, pod: Object, selection: str) -> str:
+        """By way of the API server, for an operator that runs outside of the cluster."""
+        name = f"{pod['metadata']['name']}:{self._where.port}"
+        path = f"/api/v1/namespaces/{self._where.namespace}/pods/{name}/proxy/stats/prometheus"
+        return str(await self._api.call("GET", path, {"usedonly": "", "filter": selection}, accept="*/*"))
+
+    def _remember(self, pods: Collection[str], looks: Sequence[Mapping[str, envoy.Scrape]]) -> None:
+        """Notices counters that began anew where the sum over all pods would hide it.
+
+        A container that was started again has another id, but the API server may not know yet.
+        """
+        self._processes = {pod: self._processes.get(pod, _Process()) for pod in pods}
+        for pod, known in self._processes.items():
+            now: dict[str, Requests] = {}
+            for scrapes in looks:
+                now |= scrapes[pod].clusters
+            uptime = min(scrapes[pod].uptime for scrapes in looks)
+            known.restarts += uptime < known.uptime
+            for name, counts in now.items():
+                known.falls[name] += counts.requests < known.clusters.get(name, counts).requests
+            known.uptime, known.clusters = uptime, now
+
+    def _reading(
+        self, key: Key, ask: Ask, t: float, scrapes: Mapping[str, envoy.Scrape], before: Routes, after: Routes
+    ) -> Reading[Requests]:
+        """What the gateway says of the versions of one ask."""
+        if trouble := before.trouble or after.trouble:
+            return Reading(t, trouble=trouble)
+        if before.token != after.token:
+            return Reading(t, trouble=ingress.CHANGING)
+        clusters = {pod: scrape.clusters for pod, scrape in scrapes.items()}
+        names = {version: envoy.cluster(ask.namespace, revision) for version, revision in ask.versions.items()}
+        for version, name in names.items():
+            unknown = sum(name not in told for told in clusters.values())
+            if unknown and ask.versions[version] in after.routed:
+                return Reading(t, trouble=f"{unknown} of {len(clusters)} pods of the gateway do not know {name} yet")
+        uptimes = {pod: scrape.uptime for pod, scrape in scrapes.items()}
+        timed = self._settling.settled(key, after, uptimes, time.time())
+        edges = envoy.edges_of(clusters.values()) if timed else ()
+        versions = {
+            version: envoy.total((told[name] for told in clusters.values() if name in told), edges)
+            for version, name in names.items()
+        }
+        anew = [
+            (pod, known.restarts, [known.falls[name] for name in names.values()])
+            for pod, known in self._processes.items()
+        ]
+        words: Any = (anew, after.token, sorted(ask.versions.items()))
+        return Reading(t, versions, hashlib.sha256(repr(words).encode()).hexdigest()[:12])
 
 
 class _Trouble(Exception):
     """Why nothing can be read; the message says it."""
 
 
-def _mark_of(pods: Iterable[Object]) -> str:
-    """Which counters there are: those of a container that was started again are others."""
-    return " ".join(
-        sorted(
-            f"{pod['metadata']['uid']}/{status.get('containerID', '')}"
-            for pod in pods
-            for status in pod.get("status", {}).get("containerStatuses") or ()
-        )
-    )
+def _ready(pod: Object) -> bool:
+    """Whether requests are sent to a pod. One that is not Ready has none, and need not answer."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
-def _reading(
-    ask: Ask, t: float, pods: str, told: Sequence[Mapping[str, Requests]], before: Routes, after: Routes
-) -> Reading[Requests]:
-    """What the gateway says of the versions of one ask."""
-    if trouble := before.trouble or after.trouble:
-        return Reading(t, trouble=trouble)
-    if before.token != after.token:
-        return Reading(t, trouble="a change of the Route is coming into force")
-    versions: dict[str, Requests] = {}
-    for version, revision in ask.versions.items():
-        name = envoy.cluster(ask.namespace, revision)
-        parts = [clusters[name] for clusters in told if name in clusters]
-        if revision in after.routed and len(parts) < len(told):
-            return Reading(t, trouble=f"a pod of the gateway does not know of {name} yet")
-        versions[version] = envoy.total(parts)
-    words: Any = (pods, after.token, sorted(ask.versions.items()))
-    return Reading(t, versions, hashlib.sha256(repr(words).encode()).hexdigest()[:12])
+def _process(pod: Object) -> str:
+    """Which process has the counters: a container that was started again has others."""
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    return " ".join([pod["metadata"]["uid"], *sorted(status.get("containerID", "") for status in statuses)])

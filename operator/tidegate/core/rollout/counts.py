@@ -28,10 +28,14 @@ class Requests:
         return type(self)(latency=dict.fromkeys(self.latency, 0))
 
     def since(self, before: Self) -> Self | None:
-        """What came after `before`; None if a counter fell or another set of edges came."""
-        if self.latency.keys() != before.latency.keys():
+        """What came after `before`; None if a counter fell or another set of edges came.
+
+        Where either does not know its latency, that of what came in between is not known.
+        """
+        known = bool(self.latency and before.latency)
+        if known and self.latency.keys() != before.latency.keys():
             return None
-        latency = {edge: count - before.latency[edge] for edge, count in self.latency.items()}
+        latency = {edge: count - before.latency[edge] for edge, count in self.latency.items()} if known else {}
         new = type(self)(self.requests - before.requests, self.errors - before.errors, latency)
         return None if min(new.requests, new.errors, *latency.values()) < 0 else new
 

@@ -20,9 +20,6 @@ from urllib.parse import quote
 
 from tidegate.core.rollout.counts import Requests
 
-EDGES = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6, math.inf)
-"""Upper edges of the latency histogram's buckets that Envoy has unless it is told otherwise, in milliseconds."""
-
 T = TypeVar("T")
 
 
@@ -47,7 +44,7 @@ def cluster(namespace: str, revision: str) -> str:
 
 def selection(clusters: Iterable[str]) -> str:
     """The regular expression for `filter=` that leaves what `read` needs of those clusters, and nothing else."""
-    names = "|".join(re.escape(name).replace("/", "/") for name in sorted(set(clusters)))
+    names = "|".join(re.escape(name).replace(r"\-", "-") for name in sorted(set(clusters)))
     return rf"^server\.(live|uptime)$|^cluster\.({names})\.(upstream_rq_([0-9]+|time)|membership_total)$"
 
 
@@ -72,6 +69,7 @@ def portions(wanted: Mapping[T, Collection[str]], limit: int = 24_000) -> Iterat
 _LINE = re.compile(
     r"envoy_(?:cluster_(upstream_rq|upstream_rq_time_bucket|membership_total)|server_(live|uptime))\{(.*)\} (\S+)"
 )
+_OTHER = re.compile(r"[a-zA-Z_]\w*(\{.*\})? \S+")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -81,6 +79,8 @@ def read(text: str) -> Scrape:
     Raises:
         Garbage: it is no such answer, not whole, or has a number that cannot be a count.
     """
+    if not text.endswith("\n"):
+        raise Garbage("it answers with nothing" if not text else "its answer ends in the middle of a line")
     codes: dict[str, dict[str, int]] = {}
     buckets: dict[str, dict[float, int]] = {}
     server: dict[str, int] = {}
@@ -89,8 +89,8 @@ def read(text: str) -> Scrape:
             continue
         found = _LINE.fullmatch(line)
         if found is None:
-            if line.startswith("envoy_"):
-                continue  # a sum or a count of a histogram
+            if _OTHER.fullmatch(line):
+                continue  # the sum of a histogram, or what a gateway that knows no filter tells besides
             raise Garbage(f"it answers with something that is not Envoy's statistics: {line[:80]!r}")
         metric, of_server, labels, told = found.groups()
         value = whole(told)
@@ -98,12 +98,15 @@ def read(text: str) -> Scrape:
             server[of_server] = value
             continue
         named = dict(_LABEL.findall(labels))
-        name = named.get("envoy_cluster_name", "")
-        known = codes.setdefault(name, {})
-        if metric == "upstream_rq":
-            known[named["envoy_response_code"]] = value
-        elif metric == "upstream_rq_time_bucket":
-            buckets.setdefault(name, {})[float(named["le"])] = value
+        try:
+            name = named["envoy_cluster_name"]
+            known = codes.setdefault(name, {})
+            if metric == "upstream_rq":
+                known[named["envoy_response_code"]] = value
+            elif metric == "upstream_rq_time_bucket":
+                buckets.setdefault(name, {})[float(named["le"])] = value
+        except (KeyError, ValueError) as error:
+            raise Garbage(f"its statistics have other labels than Envoy's: {line[:120]!r}") from error
     if server.get("live") != 1 or "uptime" not in server:
         raise Garbage("it does not say that it is live; it answers, but its statistics do not")
     return Scrape(server["uptime"], {name: requests(codes[name], buckets.get(name, {})) for name in codes})
@@ -130,15 +133,20 @@ def whole(told: str) -> int:
     return int(value)
 
 
-def total(parts: Sequence[Requests], edges: Collection[float] = EDGES) -> Requests:
-    """The sum over gateway pods. A pod without a histogram yet has counted nothing in it, at those edges.
+def edges_of(scrapes: Iterable[Mapping[str, Requests]]) -> Sequence[float]:
+    """The upper edges of all histograms' buckets, in milliseconds; none if nothing has been timed yet.
 
     Raises:
-        Garbage: the pods' histograms have different edges.
+        Garbage: there are histograms with different edges.
     """
-    known = {frozenset(part.latency) for part in parts if part.latency}
+    known = {frozenset(part.latency) for clusters in scrapes for part in clusters.values() if part.latency}
     if len(known) > 1:
         raise Garbage("the gateway's pods have latency histograms with different buckets: give them all the same")
-    chosen = sorted(next(iter(known), edges))
-    latency = {edge: sum(part.latency.get(edge, 0) for part in parts) for edge in chosen}
+    return sorted(next(iter(known), ()))
+
+
+def total(parts: Iterable[Requests], edges: Iterable[float]) -> Requests:
+    """The sum over gateway pods, at those edges. A pod without a histogram has timed nothing yet."""
+    parts = tuple(parts)
+    latency = {edge: sum(part.latency.get(edge, 0) for part in parts) for edge in edges}
     return Requests(sum(part.requests for part in parts), sum(part.errors for part in parts), latency)

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+LONG = 60.0
+"""Seconds after which a KIngress has been Ready for long, however wrong somebody's clock may be."""
+CHANGING = "a change of the Route is coming into force"
+"""Why what was read meanwhile may have probes in it."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class KIngress:
     """Its resourceVersion: any change of spec or status makes another, a Ready that came and went too."""
     ready: bool
     """Whether it is Ready, and that is about its present spec."""
+    since: float
+    """When it last became Ready or ceased to be, by the clock of who wrote that, in seconds since the epoch."""
     mentions: frozenset[str]
     """Revisions that it sends requests to."""
 
@@ -34,6 +43,8 @@ class Routes:
     """The same as long as none of them changes."""
     trouble: str = ""
     """Why probes may be among the counts now."""
+    since: float = 0.0
+    """When the latest of them became Ready, in seconds since the epoch."""
     routed: frozenset[str] = frozenset()
     """Which of the Revisions the gateway sends requests to."""
 
@@ -41,12 +52,14 @@ class Routes:
 def parse(obj: Mapping[str, Any]) -> KIngress:
     """Reads one KIngress."""
     metadata, status = obj["metadata"], obj.get("status", {})
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+    condition: Mapping[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    since = datetime.fromisoformat(condition.get("lastTransitionTime") or metadata["creationTimestamp"])
     return KIngress(
         metadata["name"],
         metadata["uid"],
         metadata["resourceVersion"],
-        ready and status.get("observedGeneration") == metadata.get("generation"),
+        condition.get("status") == "True" and status.get("observedGeneration") == metadata.get("generation"),
+        since.timestamp(),
         frozenset(
             split["serviceName"]
             for rule in obj.get("spec", {}).get("rules") or ()
@@ -67,4 +80,35 @@ def routes(ingresses: Iterable[KIngress], revisions: Collection[str]) -> Routes:
             "requests. If that lasts: kubectl describe kingress"
         )
     mentioned = frozenset(revision for ingress in over for revision in ingress.mentions).intersection(revisions)
-    return Routes(" ".join(f"{ingress.uid}@{ingress.version}" for ingress in over), trouble, mentioned)
+    token = " ".join(f"{ingress.uid}@{ingress.version}" for ingress in over)
+    return Routes(token, trouble, max((ingress.since for ingress in over), default=0.0), mentioned)
+
+
+class Settling(Generic[T]):
+    """Whether probes that were over before a reading can still turn up in what is read.
+
+    Counters have them at once, histograms only once the gateway has merged them: what its uptime tells, which it sets
+    as it ends a merge. So times of responses are known again once every pod's uptime has moved on since the KIngresses
+    were first seen as they are now.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[T, tuple[str, dict[str, int] | None]] = {}
+
+    def settled(self, key: T, routes: Routes, uptimes: Mapping[str, int], now: float) -> bool:
+        """Whether histograms that were read just now have no probes but old ones; uptimes are in seconds, by pod.
+
+        `now` is only asked how long ago a KIngress became Ready when it is first seen, as after a restart.
+        """
+        token, then = self._seen.get(key, ("", None))
+        if key not in self._seen or token != routes.token:
+            then = None if now - routes.since > LONG else dict(uptimes)
+        elif then is not None:
+            moved = all(uptimes[pod] != uptime for pod, uptime in then.items() if pod in uptimes)
+            then = None if moved else then
+        self._seen[key] = (routes.token, then)
+        return then is None
+
+    def keep(self, keys: Collection[T]) -> None:
+        """Forgets all keys but those."""
+        self._seen = {key: seen for key, seen in self._seen.items() if key in keys}
