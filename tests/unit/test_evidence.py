@@ -17,8 +17,10 @@ from tidegate.core.rollout.binary import (
     degraded_bets,
     healthy_bets,
 )
+from tidegate.core.rollout.counts import Requests
 from tidegate.core.rollout.evidence import EProcess
 from tidegate.core.rollout.guards import Guard, Settings
+from tidegate.core.rollout.judge import Judge
 from tidegate.core.rollout.latency import choose_edge
 from tidegate.core.rollout.reward import RewardTest
 from tidegate.core.rollout.split import SplitCheck
@@ -322,6 +324,29 @@ def test_an_incident_hardly_moves_what_is_usual() -> None:
 )
 def test_the_edge_is_where_about_a_twentieth_is_slow(histogram: dict[float, float], edge: float | None) -> None:
     assert choose_edge(histogram, 1.25, 0.01) == edge
+
+
+def test_each_guardrail_on_latency_chooses_its_edge_once_and_judges_what_comes_after() -> None:
+    judge = Judge(Settings((Guard.latency("a"), Guard.latency("b", delta=0.05), Guard.latency("c", edge=70.0))))
+    one = Requests(100, 0, {50.0: 50, 100.0: 95, 250.0: 99, inf: 100})
+    for _ in range(4):
+        judge.observe(5.0, (one, one), None)
+        judge = Judge(judge.settings, judge.dump())
+    assert [(guard.edge, guard.candidate_total) for guard in judge.report().guards] == [
+        (100.0, 100),
+        (100.0, 100),
+        (100.0, 400),
+    ]
+
+
+def test_what_is_slower_than_the_histogram_can_tell_is_never_judged() -> None:
+    judge = Judge(Settings((Guard.latency(edge=300.0),)))
+    one = Requests(100, 0, {50.0: 50, 250.0: 99, inf: 100})
+    for _ in range(100):
+        judge.observe(5.0, (one, one), None)
+    (guard,) = judge.report().guards
+    assert (guard.verdict, guard.edge, guard.candidate_total) == ("Undecided", None, 0)
+    assert "300 ms" in guard.why
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -288,6 +288,14 @@ def test_settings_that_cannot_be_judged_by_are_wrong_usage(tmp_path: Path, optio
     assert found.exit_code == 2
 
 
+def test_an_edge_that_no_response_is_counted_by_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines(np.random.default_rng(7), 240, slow=0.5))
+    assert json.loads(replay(path, "--edge", "200").stdout)["verdict"] == "Degraded"
+    found = replay(path, "--edge", "251")
+    assert found.exit_code == 1
+    assert "251 ms or more, but by [50.0, 250.0]; give a lower --edge" in found.stderr
+
+
 def test_settings_change_the_verdict(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", lines(np.random.default_rng(7), 240, canary=0.05))
     assert json.loads(replay(path).stdout)["verdict"] == "Degraded"

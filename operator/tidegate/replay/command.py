@@ -81,7 +81,7 @@ def _part(files: Sequence[Path], options: Options) -> tuple[list[Outcome], list[
     traces, problems = [], []
     for path in files:
         try:
-            traces.append(read(path))
+            traces.append(read(path, options.edge))
         except BadTrace as error:
             problems.append(str(error))
     order = {str(path): index for index, path in enumerate(files)}

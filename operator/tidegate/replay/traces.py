@@ -85,18 +85,26 @@ class Outcome:
     """When it was first known, in the trace's seconds."""
 
 
-def read(path: Path) -> Trace:
+def read(path: Path, edge: float | None = None) -> Trace:
     """Reads one file, or stdin if it is called "-". `BadTrace` with the line if it is no trace.
 
-    What the first line counts is judged. A version that is not there yet has had no requests.
+    What the first line counts is judged. A version that is not there yet has had no requests. `edge`: milliseconds from
+    which a response is going to be called slow, which a histogram has to be able to tell.
     """
     try:
         if str(path) == "-":
-            return _read(sys.stdin.buffer, "-")
-        with path.open("rb") as lines:
-            return _read(lines, str(path))
+            trace = _read(sys.stdin.buffer, "-")
+        else:
+            with path.open("rb") as lines:
+                trace = _read(lines, str(path))
     except OSError as error:
         raise BadTrace(f"{path}: {error.strerror}") from error
+    finite = [limit for limit in trace.edges if limit < math.inf]
+    if edge is not None and trace.edges and edge > max(finite, default=0.0):
+        raise BadTrace(
+            f"{path}: nothing is counted by an edge of {edge:g} ms or more, but by {finite}; give a lower --edge"
+        )
+    return trace
 
 
 def _read(lines: Iterable[bytes], path: str) -> Trace:

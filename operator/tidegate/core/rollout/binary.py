@@ -28,12 +28,12 @@ DEGRADED_GRID = np.array([1.3, 1.8, 3.0, 6.0, 20.0, 100.0])
 """Alternatives of the test of Degraded: multiples of what is allowed."""
 HEALTHY_GRID = np.array([0.0, 0.06, 0.15, 0.3, 0.45, 0.6, 0.8])
 """Alternatives of the test of Healthy beside the stable version's own share."""
-_DEGRADED_PRIOR = [1.0 / 6.0] * 6
-_HEALTHY_PRIOR = [0.3, *[0.1] * 7]
-_HEALTHY_BLOCKS = 12  # at least a minute of them
+DEGRADED_PRIOR = [1.0 / 6.0] * 6
+HEALTHY_PRIOR = [0.3, *[0.1] * 7]
+HEALTHY_BLOCKS = 12  # at least a minute of them
 
 CLOSE_AFTER, CLOSE_ANYWAY, DISCARD_AFTER = 5.0, 60.0, 600.0  # seconds
-_ENOUGH = 20.0  # responses
+ENOUGH = 20.0  # responses
 
 
 def degraded_bets(
@@ -90,9 +90,9 @@ class BinaryTest:
         self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
     ) -> None:
         self.guard = guard
-        self.bad = EProcess(rows, _DEGRADED_PRIOR, degraded_threshold, guard.blocks)
+        self.bad = EProcess(rows, DEGRADED_PRIOR, degraded_threshold, guard.blocks)
         """Evidence that the candidate is worse than allowed."""
-        self.ok = EProcess(rows, _HEALTHY_PRIOR, healthy_threshold, _HEALTHY_BLOCKS)
+        self.ok = EProcess(rows, HEALTHY_PRIOR, healthy_threshold, HEALTHY_BLOCKS)
         """Evidence that it is allowed, since the weights last changed."""
         self.stable = StableModel(rows, guard.delta)
         self.degraded: Bools = np.zeros(rows, dtype=bool)
@@ -135,7 +135,7 @@ class BinaryTest:
         self.b += np.where(on, b, 0.0)
         self.ns += np.where(on, n_s, 0.0)
         # never a look at a or b here: when a block ends must not depend on what is judged by it
-        enough = (self.ns >= 1.0) & (self.nc + self.ns >= _ENOUGH)
+        enough = (self.ns >= 1.0) & (self.nc + self.ns >= ENOUGH)
         close = on & (self.dt >= CLOSE_AFTER) & (self.nc >= 1.0) & (enough | (self.dt >= CLOSE_ANYWAY))
         self._judge(np.flatnonzero(close & ~self.skip))
         self._clear(close | (self.dt >= DISCARD_AFTER))

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, log
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from tidegate.core.rollout import weights
-from tidegate.core.rollout.binary import (
-    CLOSE_AFTER,
-    DEGRADED_GRID,
-    HEALTHY_GRID,
-    BinaryTest,
-    degraded_bets,
-    healthy_bets,
-)
+from tidegate.core.rollout.binary import BinaryTest
 from tidegate.core.rollout.counts import Requests, Rewards
 from tidegate.core.rollout.evidence import LN10, Bools, Floats
+from tidegate.core.rollout.forecast import time_to_verdict
 from tidegate.core.rollout.guards import Guard, Kind, Settings, Verdict
 from tidegate.core.rollout.latency import choose_edge
 from tidegate.core.rollout.reward import RewardTest
@@ -82,8 +76,8 @@ class Judges:
         """Errors of the candidate so far."""
         self.total: Floats = np.zeros(rows)
         """Its responses so far."""
-        self.histogram: dict[int, dict[float, float]] = {}
-        """Latency of the stable version until an edge is chosen, by row."""
+        self.histogram: dict[tuple[int, int], dict[float, float]] = {}
+        """Latency of the stable version until an edge is chosen, by guardrail and row."""
 
     def feed_stable(self, windows: Windows) -> None:
         """Windows of the stable version alone, before there is a candidate: what is usual for it."""
@@ -134,16 +128,15 @@ class Judges:
         known: Bools = ~np.isnan(self.edge[index])
         for row in np.flatnonzero(on & ~known):
             if guard.edge is not None:  # the next edge of the histogram, so that no response is split
-                self.edge[index, row] = next((e for e in windows.edges if e >= guard.edge), inf)
-                known[row] = True
+                self.edge[index, row] = next((e for e in windows.edges if guard.edge <= e < inf), np.nan)
+                known[row] = not np.isnan(self.edge[index, row])  # beyond the last edge, nothing would ever be slow
                 continue
-            histogram = self.histogram.setdefault(int(row), {})
+            histogram = self.histogram.setdefault((index, int(row)), {})
             for edge, count in zip(windows.edges, windows.latency[row, 0], strict=True):
                 histogram[edge] = histogram.get(edge, 0.0) + float(count)
             if (chosen := choose_edge(histogram, guard.rho, guard.delta)) is not None:
                 self.edge[index, row] = chosen
-        if guard.edge is None and not np.isnan(self.edge[index]).any():
-            self.histogram = {}
+                del self.histogram[index, int(row)]
         return known
 
     def _timed(self, windows: Windows) -> Floats:
@@ -258,7 +251,6 @@ class Judge:
         everything.stable.load(0, state["stable"])
         everything.split.load(0, state["split"])
         everything.bad[0], everything.total[0] = state["errors"]
-        everything.histogram = {0: {_edge(e): n for e, n in state["histogram"]}} if state.get("histogram") else {}
         for index, (guard, test) in enumerate(zip(settings.guards, everything.tests, strict=True)):
             known = state["guards"].get(guard.name)
             if known is None or known["digest"] != self._mark(guard):
@@ -266,6 +258,8 @@ class Judge:
             test.load(0, known["test"])
             everything.seen[index, 0] = known["seen"]
             everything.edge[index, 0] = np.nan if known["edge"] is None else _edge(known["edge"])
+            if known["histogram"]:
+                everything.histogram[index, 0] = {_edge(e): n for e, n in known["histogram"]}
 
     def _mark(self, guard: Guard) -> str:
         """Changes with whatever an e-value of the guardrail depends on."""
@@ -279,13 +273,13 @@ class Judge:
             "stable": everything.stable.dump(0),
             "split": everything.split.dump(0),
             "errors": [float(everything.bad[0]), float(everything.total[0])],
-            "histogram": [[_json(e), n] for e, n in everything.histogram.get(0, {}).items()],
             "guards": {
                 guard.name: {
                     "digest": self._mark(guard),
                     "test": test.dump(0),
                     "seen": [float(value) for value in everything.seen[index, 0]],
                     "edge": None if np.isnan(everything.edge[index, 0]) else _json(float(everything.edge[index, 0])),
+                    "histogram": [[_json(e), n] for e, n in everything.histogram.get((index, 0), {}).items()],
                 }
                 for index, (guard, test) in enumerate(zip(self.settings.guards, everything.tests, strict=True))
             },
@@ -352,7 +346,9 @@ class Judge:
         what = "rewards" if guard.kind == "reward" else "requests"
         why = ""
         if verdict == "Undecided":
-            if guard.kind == "latency" and np.isnan(edge):
+            if guard.kind == "latency" and np.isnan(edge) and guard.edge is not None:
+                why = f"no edge of {guard.edge:g} ms or more is counted by; if that stays so, give a lower one"
+            elif guard.kind == "latency" and np.isnan(edge):
                 why = "too few responses of the stable version yet to say what is slow"
             elif not total:
                 why = f"no {what} of the candidate yet"
@@ -412,36 +408,3 @@ def _edge(value: float | None) -> float:
 def _json(edge: float) -> float | None:
     """JSON has no infinity."""
     return edge if isfinite(edge) else None
-
-
-def time_to_verdict(
-    guard: Guard,
-    verdict: Verdict,
-    *,
-    threshold: float,
-    candidate_per_s: float,
-    stable_per_s: float,
-    stable_rate: float,
-    candidate_rate: float,
-) -> float | None:
-    """Seconds that a verdict on a binary guardrail takes, if the versions go on with these shares of bad responses.
-
-    From the expected growth of the best of the alternatives, which is what the mixture comes to (Kelly; Breiman 1961),
-    and two units of log for finding out which one that is. None if it never comes: there is nothing to be found.
-    """
-    if candidate_per_s <= 0 or (guard.rho and stable_per_s <= 0) or guard.kind == "reward":
-        return None
-    n_c, n_s = np.array([[candidate_per_s * CLOSE_AFTER]]), np.array([[stable_per_s * CLOSE_AFTER]])
-    share = np.array([[max(stable_rate, 1e-4)]])
-    allowed = guard.rho * share + guard.delta
-    if verdict == "Degraded":
-        x, y = degraded_bets(guard.rho, guard.delta, share, n_c, n_s, np.minimum(allowed * DEGRADED_GRID, 0.95))
-    else:
-        rates = np.concatenate([np.minimum(share, allowed), allowed * HEALTHY_GRID], axis=1)
-        x, y = healthy_bets(guard.rho, guard.delta, share, n_c, n_s, rates)
-    grown = n_c * candidate_rate * np.log(x) + n_s * stable_rate * np.log(y) - guard.delta * n_c * (x - 1.0)
-    best = float(grown.max())
-    if best <= 1e-9:
-        return None
-    least = guard.blocks if verdict == "Degraded" else 12
-    return CLOSE_AFTER * max((log(threshold) + 2.0) / best, least)
