@@ -140,7 +140,7 @@ def test_only_those_over_the_revisions_matter() -> None:
     other = parse(kingress("other", "r9", status="False"))
     mine = parse(kingress("churn", "r1", "r9x"))
     found = routes([other, mine], ["r1", "r2"])
-    assert (found.trouble, found.token, found.routed) == ("", "u1@7", {"r1"})
+    assert (found.trouble, found.token, found.routed) == ("", "u1@7", frozenset({"r1"}))
     assert found.since == 1795508216.0
     own = parse(kingress("r2-own", "r2", uid="u2", status="Unknown"))
     assert "r2-own" in routes([mine, own], ["r1", "r2"]).trouble

@@ -8,12 +8,9 @@ changes its mark; see core/rollout/ingress.py and core/rollout/envoy.py.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import aiohttp
@@ -22,9 +19,9 @@ from yarl import URL
 from tidegate.adapters.api import Api, ApiError
 from tidegate.adapters.sources.ingresses import Ingresses
 from tidegate.core.observed import Object
-from tidegate.core.rollout import envoy, ingress
+from tidegate.core.rollout import envoy
 from tidegate.core.rollout.counts import Ask, Reading, Requests
-from tidegate.core.rollout.ingress import Routes, Settling
+from tidegate.core.rollout.tally import Look, Tally
 from tidegate.runtime.queue import Key
 
 PATIENCE = 3.0
@@ -43,18 +40,6 @@ class Where:
     """Port of Envoy's statistics."""
 
 
-@dataclass
-class _Process:
-    """What is remembered of one Envoy from one look to the next."""
-
-    uptime: int = 0
-    clusters: dict[str, Requests] = field(default_factory=dict)
-    restarts: int = 0
-    """How often it began anew, though its container seemed the same."""
-    falls: Counter[str] = field(default_factory=Counter)
-    """How often a cluster's counters did."""
-
-
 class Gateway:
     """Reads the counters of Revisions. `direct`: pods can be reached by their address, as from another pod."""
 
@@ -64,14 +49,12 @@ class Gateway:
         """`clusterwide`: KIngresses of all namespaces may be listed at once."""
         self._api, self._session, self._where, self._direct = api, session, where, direct
         self._ingresses = Ingresses(api, clusterwide)
-        self._settling: Settling[Key] = Settling()
-        self._processes: dict[str, _Process] = {}
+        self._tally: Tally[Key] = Tally()
 
     async def read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
         """A reading for each ask. What goes wrong is told in the reading, never as an error."""
-        self._settling.keep(asks.keys())
+        self._tally.keep(asks.keys())
         if not asks:
-            self._processes.clear()
             return {}
         try:
             async with asyncio.timeout(BUDGET):
@@ -86,17 +69,16 @@ class Gateway:
             key: {envoy.cluster(ask.namespace, revision) for revision in ask.versions.values()}
             for key, ask in asks.items()
         }
-        told: dict[Key, tuple[float, Mapping[str, envoy.Scrape]]] = {}
+        looks: dict[Key, Look] = {}
         for part in envoy.portions(wanted):
             selection = envoy.selection(name for key in part for name in wanted[key])
             t = time.time()
             scrapes = await asyncio.gather(*(self._scrape(pod, selection) for pod in pods.values()))
-            told |= dict.fromkeys(part, (t, dict(zip(pods, scrapes, strict=True))))
+            looks |= dict.fromkeys(part, Look(t, dict(zip(pods, scrapes, strict=True))))
         after, still = await asyncio.gather(self._ingresses.routes(asks), self._pods())
         if pods.keys() != still.keys():
-            return {key: Reading(told[key][0], trouble="the gateway's pods are changing") for key in asks}
-        self._remember(pods.keys(), [scrapes for _, scrapes in told.values()])
-        return {key: self._reading(key, ask, *told[key], before[key], after[key]) for key, ask in asks.items()}
+            return {key: Reading(look.t, trouble="the gateway's pods are changing") for key, look in looks.items()}
+        return self._tally.readings(asks, looks, before, after, time.time())
 
     async def _pods(self) -> dict[str, Object]:
         """The gateway's pods that get requests, by the processes that have their counters."""
@@ -136,50 +118,6 @@ class Gateway:
         name = f"{pod['metadata']['name']}:{self._where.port}"
         path = f"/api/v1/namespaces/{self._where.namespace}/pods/{name}/proxy/stats/prometheus"
         return str(await self._api.call("GET", path, {"usedonly": "", "filter": selection}, accept="*/*"))
-
-    def _remember(self, pods: Collection[str], looks: Sequence[Mapping[str, envoy.Scrape]]) -> None:
-        """Notices counters that began anew where the sum over all pods would hide it.
-
-        A container that was started again has another id, but the API server may not know yet.
-        """
-        self._processes = {pod: self._processes.get(pod, _Process()) for pod in pods}
-        for pod, known in self._processes.items():
-            now: dict[str, Requests] = {}
-            for scrapes in looks:
-                now |= scrapes[pod].clusters
-            uptime = min(scrapes[pod].uptime for scrapes in looks)
-            known.restarts += uptime < known.uptime
-            for name, counts in now.items():
-                known.falls[name] += counts.requests < known.clusters.get(name, counts).requests
-            known.uptime, known.clusters = uptime, now
-
-    def _reading(
-        self, key: Key, ask: Ask, t: float, scrapes: Mapping[str, envoy.Scrape], before: Routes, after: Routes
-    ) -> Reading[Requests]:
-        """What the gateway says of the versions of one ask."""
-        if trouble := before.trouble or after.trouble:
-            return Reading(t, trouble=trouble)
-        if before.token != after.token:
-            return Reading(t, trouble=ingress.CHANGING)
-        clusters = {pod: scrape.clusters for pod, scrape in scrapes.items()}
-        names = {version: envoy.cluster(ask.namespace, revision) for version, revision in ask.versions.items()}
-        for version, name in names.items():
-            unknown = sum(name not in told for told in clusters.values())
-            if unknown and ask.versions[version] in after.routed:
-                return Reading(t, trouble=f"{unknown} of {len(clusters)} pods of the gateway do not know {name} yet")
-        uptimes = {pod: scrape.uptime for pod, scrape in scrapes.items()}
-        timed = self._settling.settled(key, after, uptimes, time.time())
-        edges = envoy.edges_of(clusters.values()) if timed else ()
-        versions = {
-            version: envoy.total((told[name] for told in clusters.values() if name in told), edges)
-            for version, name in names.items()
-        }
-        anew = [
-            (pod, known.restarts, [known.falls[name] for name in names.values()])
-            for pod, known in self._processes.items()
-        ]
-        words: Any = (anew, after.token, sorted(ask.versions.items()))
-        return Reading(t, versions, hashlib.sha256(repr(words).encode()).hexdigest()[:12])
 
 
 class _Trouble(Exception):
