@@ -601,6 +601,7 @@ def test_kubectl_get_shows_what_matters(server: Server, kubectl: Kubectl) -> Non
         "stable": "v1-11111111",
         "candidate": "v2-22222222",
         "weight": 20,
+        "verdict": "Healthy",
         "url": "http://shown.example.test",
         "conditions": [condition],
     }
@@ -613,8 +614,9 @@ def test_kubectl_get_shows_what_matters(server: Server, kubectl: Kubectl) -> Non
     )
     plural = f"modeldeployments.{server.group}"
     header, row = kubectl("get", plural, "shown", "-n", server.namespace).splitlines()
-    assert header.split() == ["NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "URL", "AGE"]
-    assert row.split()[:-1] == ["shown", "False", "v1-11111111", "v2-22222222", "20", "http://shown.example.test"]
+    assert header.split() == ["NAME", "READY", "STABLE", "CANDIDATE", "WEIGHT", "VERDICT", "URL", "AGE"]
+    words = ["shown", "False", "v1-11111111", "v2-22222222", "20", "Healthy", "http://shown.example.test"]
+    assert row.split()[:-1] == words
     wide = kubectl("get", plural, "shown", "-n", server.namespace, "-o", "wide")
     assert "REASON" in wide
     assert "Undone" in wide

@@ -38,6 +38,7 @@ NEEDS = {
     ("serving.knative.dev", "routes", "get list watch create patch"),
     ("serving.knative.dev", "configurations", "list watch create patch delete"),
     ("serving.knative.dev", "revisions", "list watch patch"),
+    ("networking.internal.knative.dev", "ingresses", "list"),
     ("serving.kserve.io", "inferenceservices", "list watch create patch delete"),
     ("serving.kserve.io", "servingruntimes", "list watch"),
     ("serving.kserve.io", "clusterservingruntimes", "list watch"),
