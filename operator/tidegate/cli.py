@@ -78,6 +78,29 @@ main.add_command(replay)
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
     help="File with the certificates to trust for it. Default: the system's.",
 )
+@click.option("--prometheus-timeout", default=3.0, show_default=True, help="Seconds that a query may take.")
+@click.option(
+    "--counts-from",
+    type=click.Choice(["gateway", "prometheus"]),
+    default="gateway",
+    show_default=True,
+    help="Ask the gateway's pods for the counts of requests, or Prometheus, which scrapes them.",
+)
+@click.option(
+    "--prometheus-scrape-interval", default=15.0, show_default=True, help="Seconds between its scrapes of the gateway."
+)
+@click.option(
+    "--prometheus-matchers",
+    default='namespace="kourier-system"',
+    show_default=True,
+    help="Matchers that choose the gateway's pods, each once, among all Envoys that it scrapes.",
+)
+@click.option(
+    "--prometheus-counters",
+    type=(str, str, str, str),
+    metavar="TARGETS REQUESTS ERRORS LATENCY",
+    help="Selectors of the counters of another gateway, with {namespace} and {revision}; LATENCY may be empty.",
+)
 @click.option("--kubeconfig", help="Kubeconfig file. Default: the pod's own account, else $KUBECONFIG.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def run(
@@ -92,6 +115,11 @@ def run(
     prometheus_url: str,
     prometheus_token_file: Path | None,
     prometheus_ca_file: Path | None,
+    prometheus_timeout: float,
+    counts_from: str,
+    prometheus_scrape_interval: float,
+    prometheus_matchers: str,
+    prometheus_counters: tuple[str, str, str, str] | None,
     kubeconfig: str | None,
     log_level: str,
 ) -> None:
@@ -102,7 +130,11 @@ def run(
     from tidegate.adapters.api import ApiError
     from tidegate.adapters.sources.gateway import Where
     from tidegate.adapters.sources.prometheus import Server
+    from tidegate.core.rollout.series import Counters
 
+    if counts_from == "prometheus" and not prometheus_url:
+        raise click.UsageError("--counts-from prometheus needs --prometheus-url")
+    counters = Counters(*prometheus_counters) if prometheus_counters else None
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -114,7 +146,16 @@ def run(
         lease_namespace,
         Where(gateway_namespace, gateway_selector, gateway_port),
         feedback_url,
-        Server(prometheus_url, prometheus_token_file, prometheus_ca_file),
+        Server(
+            prometheus_url,
+            prometheus_token_file,
+            prometheus_ca_file,
+            prometheus_timeout,
+            prometheus_scrape_interval,
+            prometheus_matchers,
+            counters,
+        ),
+        counts_from_prometheus=counts_from == "prometheus",
     )
 
     async def until_told() -> None:

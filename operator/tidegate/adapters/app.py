@@ -26,7 +26,7 @@ from tidegate.adapters.api import Api, ApiError, connected, in_cluster
 from tidegate.adapters.pods import Pods
 from tidegate.adapters.sources.feedback import Feedback
 from tidegate.adapters.sources.gateway import Gateway, Where
-from tidegate.adapters.sources.prometheus import Prometheus, Server
+from tidegate.adapters.sources.prometheus import Prometheus, PrometheusCounts, Server
 from tidegate.adapters.sources.sampler import Sampler
 from tidegate.adapters.telemetry import Metrics
 from tidegate.adapters.watch import INDEXED_CHILDREN, Child, Watch, child_of
@@ -71,6 +71,8 @@ class Options:
     """URL of the feedback service; empty if there is none."""
     prometheus: Server = field(default_factory=Server)
     """Where guardrails' own queries are asked."""
+    counts_from_prometheus: bool = False
+    """Whether requests are counted there too, and not at the gateway itself."""
 
 
 class LeadershipLost(Exception):
@@ -84,10 +86,13 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         queue = KeyQueue()
         pods = Pods(api, lambda key: queue.add(key) if watch.enqueues else None, options.namespaces)
         metrics = Metrics(queue)
+        prometheus, clusterwide = Prometheus(session, options.prometheus), not options.namespaces
         sampler = Sampler(
-            Gateway(api, session, options.gateway, direct=in_cluster(), clusterwide=not options.namespaces),
+            PrometheusCounts(api, prometheus, options.prometheus, clusterwide=clusterwide)
+            if options.counts_from_prometheus
+            else Gateway(api, session, options.gateway, direct=in_cluster(), clusterwide=clusterwide),
             Feedback(session, options.feedback),
-            Prometheus(session, options.prometheus),
+            prometheus,
             asks=lambda: watch.asks(),
             changed=queue.add,
             took=metrics.looked,

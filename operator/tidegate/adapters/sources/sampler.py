@@ -13,10 +13,10 @@ from tidegate.runtime.queue import Key
 
 INTERVAL = 5.0
 """Seconds between two looks: a block of evidence takes no less."""
-
-
+BUDGET = 4.5
+"""Seconds that a query may take, its turn included: less than until the next look."""
 TOGETHER = 16
-"""Queries and readings of rewards that are under way at one time."""
+"""Readings of rewards that are under way at one time."""
 
 
 class RequestCounts(Protocol):
@@ -84,7 +84,8 @@ class Sampler:
             self._requests.read(asks), asyncio.gather(*(self._extra(ask) for ask in asks.values()))
         )
         for (key, reading), (rewards, values, troubles) in zip(readings.items(), extras, strict=True):
-            self._latest[key] = Sample(reading.t, reading, rewards, values, troubles)
+            # its own time: what Prometheus had may be older than a trouble that was told before
+            self._latest[key] = Sample(time.time(), reading, rewards, values, troubles)
             self._changed(key)
         self._took(time.monotonic() - started, not any(reading.trouble for reading in readings.values()))
 
@@ -92,11 +93,21 @@ class Sampler:
         """Rewards and the values of queries, where they are asked for."""
         values: dict[str, float] = {}
         troubles: dict[str, str] = {}
-        async with self._turns:
-            rewards = await self._rewards.read(ask) if ask.rewards else None
-            for name, promql in ask.queries.items():
-                try:
+
+        async def value(name: str, promql: str) -> None:
+            try:
+                async with asyncio.timeout(BUDGET):
                     values[name] = await self._values.value(promql)
-                except NoValue as error:
-                    troubles[name] = str(error)
-        return rewards, values, troubles
+            except NoValue as error:
+                troubles[name] = str(error)
+            except TimeoutError:
+                troubles[name] = "Prometheus has not answered in time; there may be too many queries for it"
+
+        async def rewards() -> Reading[Rewards] | None:
+            if not ask.rewards:
+                return None
+            async with self._turns:
+                return await self._rewards.read(ask)
+
+        read, *_ = await asyncio.gather(rewards(), *(value(*query) for query in ask.queries.items()))
+        return read, values, troubles
