@@ -75,7 +75,12 @@ def test_anything_else_is_no_value(status: int, raw: Any, told: str) -> None:
 
 
 @asynccontextmanager
-async def answering(answer: Callable[[web.Request], Any], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def answering(
+    answer: Callable[[web.Request], Any],
+    tls: ssl.SSLContext | None = None,
+    path: str = "/api/v1/query",
+    method: str = "POST",
+) -> AsyncIterator[str]:
     """A server that answers queries; its URL."""
 
     async def query(request: web.Request) -> web.StreamResponse:
@@ -84,7 +89,7 @@ async def answering(answer: Callable[[web.Request], Any], tls: ssl.SSLContext | 
         return found if isinstance(found, web.StreamResponse) else web.json_response(found)
 
     app = web.Application()
-    app.add_routes([web.post("/api/v1/query", query)])
+    app.add_routes([web.route(method, path, query)])
     runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()

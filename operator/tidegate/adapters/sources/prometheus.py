@@ -175,6 +175,8 @@ class PrometheusCounts:
         now, up = await self._up()
         times, scrapes = await (self._others(asks) if self._server.counters else self._envoys(asks))
         after = await self._ingresses.routes(asks)
+        # the samples of a pod that has gone linger for a while
+        times = {target: t for target, t in times.items() if target in {each.target for each in up}}
         if not times:
             raise Garbage(
                 f"Prometheus has no counters of the gateway from the last {self._range}; does it scrape the gateway's "
@@ -183,7 +185,7 @@ class PrometheusCounts:
         if lost := series.lost(up, times):
             raise Garbage(f"Prometheus cannot scrape {len(lost)} of the gateway's pods ({', '.join(lost[:3])})")
         # The mean, so that it moves on whenever any pod has been scraped again, and only then.
-        look = Look(sum(times.values()) / len(times), scrapes)
+        look = Look(sum(times.values()) / len(times), {name: scrapes[name] for name in map("/".join, times)})
         # by our clock, at the earliest: Prometheus' own `now` was when it answered, which is after `seen`
         oldest = min(times.values()) - (now - seen)
         doubtful = {key for key in asks if not self._lasted(key, before[key], seen, oldest)}

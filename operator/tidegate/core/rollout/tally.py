@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -68,16 +68,21 @@ class Tally(Generic[K]):
         Raises:
             Garbage: the pods' statistics do not go together.
         """
-        self._remember(looks.values())
-        return {key: self._reading(key, ask, looks[key], before[key], after[key], now) for key, ask in asks.items()}
+        distinct = {id(look): look for look in looks.values()}
+        self._remember(distinct.values())
+        edges = {of: envoy.edges_of(s.clusters for s in look.scrapes.values()) for of, look in distinct.items()}
+        return {
+            key: self._reading(key, ask, looks[key], edges[id(looks[key])], before[key], after[key], now)
+            for key, ask in asks.items()
+        }
 
-    def _remember(self, looks: Iterable[Look]) -> None:
+    def _remember(self, looks: Collection[Look]) -> None:
         """Notices counters that began anew where the sum over all pods would hide it.
 
         A container that was started again has another id, but the API server may not know yet.
         """
-        scrapes = {id(look): look.scrapes for look in looks}.values()
-        processes = next(iter(scrapes), {}).keys()
+        scrapes = [look.scrapes for look in looks]
+        processes = scrapes[0].keys() if scrapes else ()
         self._processes = {process: self._processes.get(process, _Process()) for process in processes}
         for process, known in self._processes.items():
             now: dict[str, Requests] = {}
@@ -89,7 +94,9 @@ class Tally(Generic[K]):
                 known.falls[name] += counts.requests < known.clusters.get(name, counts).requests
             known.uptime, known.clusters = uptime, now
 
-    def _reading(self, key: K, ask: Ask, look: Look, before: Routes, after: Routes, now: float) -> Reading[Requests]:
+    def _reading(
+        self, key: K, ask: Ask, look: Look, edges: Sequence[float], before: Routes, after: Routes, now: float
+    ) -> Reading[Requests]:
         if trouble := before.trouble or after.trouble:
             return Reading(look.t, trouble=trouble)
         if before.token != after.token:
@@ -103,9 +110,8 @@ class Tally(Generic[K]):
                 return Reading(look.t, trouble=told)
         uptimes = {process: scrape.uptime for process, scrape in look.scrapes.items()}
         timed = self._settling.settled(key, after, uptimes, now)
-        edges = envoy.edges_of(clusters) if timed else ()
         versions = {
-            version: envoy.total((told[name] for told in clusters if name in told), edges)
+            version: envoy.total((told[name] for told in clusters if name in told), edges if timed else ())
             for version, name in names.items()
         }
         anew = [
