@@ -130,6 +130,8 @@ class Histories(RuleBasedStateMachine):
         world.slow.clear()
         world.gateway_behind = False
         world.run(1800, self.operator, every=60)
+        world.rate = 0.0  # a candidate that somebody holds at a weight is counted as long as there are requests
+        world.run(600, self.operator, every=60)
         writes, changes = world.writes, world.changes
         world.run(60, self.operator)
         assert world.writes == writes, "a second pass writes nothing"

@@ -22,6 +22,8 @@ from tidegate.core.rollout.judge import Guard, GuardReport, Judge, Report, Setti
 
 IDLE = 60.0
 """Seconds after which a reading without a single new request is written down all the same."""
+_NONE = 0.01
+"""Requests per second that are as good as none: there is no more news in their absence."""
 RATE_HALF_LIFE = 30.0
 """Seconds after which a request counts half for the rate."""
 DEFAULT = (Guardrail.model_validate({"name": "errors", "errors": {}}),)
@@ -198,10 +200,16 @@ def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sampl
     """Whether a sample is worth writing down: an idle model's status is not rewritten every few seconds."""
     if sample.t <= state.t:
         return False
-    if sample.t - state.t >= IDLE or cold != state.cold or any(g.query for g in guardrails(spec)):
-        return True
-    if (trouble := _trouble(spec, sample)) or rollout.doubt:
+    trouble = _trouble(spec, sample)
+    if not rollout.weight and state.rate is not None and trouble == rollout.doubt:
+        # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then
+        return not spec.paused and sample.t - state.t >= IDLE and state.rate > _NONE
+    if state.rate is None or cold != state.cold or any(g.query for g in guardrails(spec)):
+        return trouble != rollout.doubt or not trouble
+    if trouble or rollout.doubt:
         return trouble != rollout.doubt
+    if sample.t - state.t >= IDLE and state.rate > _NONE:
+        return True
     seen = (sample.requests.mark, sample.requests.versions, sample.rewards and sample.rewards.versions)
     return state.requests is None or seen != (
         state.requests.mark,
