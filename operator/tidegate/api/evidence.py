@@ -11,6 +11,10 @@ from tidegate.api.base import Duration, Type, rules
 Percent = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", max_length=12)]
 """A share such as `5%` or `0.05%`."""
 
+Ratio = Annotated[
+    float,
+    Field(description="Times the stable version's share. 0 makes maxIncrease an absolute limit.", ge=0, le=100),
+]
 Verdict = Literal["Healthy", "Degraded", "Undecided"]
 GuardrailName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=32)]
 
@@ -31,10 +35,7 @@ def _above_nothing(field: str) -> tuple[str, str]:
 class Errors(Type):
     """Responses with a 5xx status, resets and time-outs. Allowed: maxRatio times the stable share, plus maxIncrease."""
 
-    max_ratio: Annotated[
-        float,
-        Field(description="Times the stable version's share. 0 makes maxIncrease an absolute limit.", ge=0, le=100),
-    ] = 1.5
+    max_ratio: Ratio = 1.5
     max_increase: Annotated[Percent, Field(description="Share of all responses that may fail besides.")] = "0.5%"
 
     model_config = {"json_schema_extra": rules(_above_nothing("maxIncrease"))}
@@ -50,10 +51,7 @@ class Latency(Type):
             "Without it, an edge that about 5% of the stable version's responses are slower than."
         ),
     ] = None
-    max_ratio: Annotated[
-        float,
-        Field(description="Times the stable version's share. 0 makes maxIncrease an absolute limit.", ge=0, le=100),
-    ] = 1.25
+    max_ratio: Ratio = 1.25
     max_increase: Annotated[Percent, Field(description="Share of all responses that may be slow besides.")] = "1%"
 
     model_config = {"json_schema_extra": rules(_above_nothing("maxIncrease"))}

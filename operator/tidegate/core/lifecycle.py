@@ -14,7 +14,7 @@ from tidegate.core.observed import Object, Target
 from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import Facts, Next, advance, replan
 from tidegate.core.rollout.counts import Sample
-from tidegate.core.rollout.plan import Planned
+from tidegate.core.rollout.plan import Planned, asks_for_proof
 from tidegate.core.scaling import replicas_for
 from tidegate.core.views import STABLE_DOWN, View
 
@@ -78,20 +78,15 @@ def turn(
     rollout = replan(_begun(status, aim, stable), plan)
     if rollout.step and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
-    if any(step.proof for step in plan):
-        split = traffic(stable, candidate, rollout.weight)
-        rollout = findings.observe(
-            rollout,
-            spec.rollout,
-            sample,
-            in_force=route.settled(the_route, split),
-            cold=min(stable.replicas, candidate.replicas) == 0,
-        )
+    in_force = route.settled(the_route, traffic(stable, candidate, rollout.weight))
+    if asks_for_proof(plan):
+        cold = min(stable.replicas, candidate.replicas) == 0
+        rollout = findings.observe(rollout, spec.rollout, sample, in_force=in_force, cold=cold)
         if rollout.verdict == "Degraded" and not rollout.promote:
             why = findings.degraded(rollout)
             return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable)
 
-    coming = _next(rollout, spec, plan, candidate, stable, the_route, now)
+    coming = _next(rollout, spec, plan, candidate, stable, in_force, now)
     if coming.late and spec.rollout.on_deadline == "Rollback":
         return Turn(
             _rolled_back(at_rest, rollout, "DeadlineExceeded", coming.message, desired, now), goal=status.stable
@@ -144,7 +139,7 @@ def _next(
     plan: tuple[Planned, ...],
     candidate: View,
     stable: View,
-    the_route: Object | None,
+    in_force: bool,
     now: datetime,
 ) -> Next:
     there = max(rollout.stable_replicas, stable.replicas)
@@ -167,12 +162,12 @@ def _next(
         )
 
     facts = Facts(
-        in_force=route.settled(the_route, traffic(stable, candidate, rollout.weight)),
+        in_force=in_force,
         ready_replicas=candidate.replicas,
         replicas=replicas,
         paused=spec.rollout.paused,
         window=timedelta(seconds=seconds(spec.scaling.window)),
-        evidence=findings.evidence(rollout, spec.rollout, now.timestamp()) if any(s.proof for s in plan) else None,
+        evidence=findings.evidence(rollout, spec.rollout, now.timestamp()) if asks_for_proof(plan) else None,
     )
     return advance(rollout, plan, facts, now)
 

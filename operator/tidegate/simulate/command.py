@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidegate.api.base import seconds
+from tidegate.api.evidence import fraction
 
 if TYPE_CHECKING:
     from tidegate.simulate.streams import Traffic
@@ -25,7 +26,7 @@ class Share(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads one."""
         try:
-            share = float(value[:-1]) / 100 if str(value).endswith("%") else float(value)
+            share = fraction(value) if str(value).endswith("%") else float(value)
         except ValueError:
             self.fail(f"{value!r} is not a share such as 0.5% or 0.005", param, ctx)
         if not 0 <= share <= 1:

@@ -27,7 +27,7 @@ import numpy as np
 from tidegate.core.rollout import weights
 from tidegate.core.rollout.binary import BinaryTest
 from tidegate.core.rollout.guards import Guard
-from tidegate.core.rollout.weights import Ramp
+from tidegate.core.rollout.weights import RATE_HALF_LIFE, Ramp
 from tidegate.simulate.streams import Counts, Floats, Ints, Mask
 
 CHECK = 60.0
@@ -83,15 +83,13 @@ class Tidegate:
 
 
 class _Tidegate:
-    """One BinaryTest per guardrail. The rate of requests is measured with a half-life of 30 s, as the operator does."""
-
-    HALF_LIFE = 30.0
+    """One BinaryTest per guardrail. The rate of requests is measured as the operator does."""
 
     def __init__(self, method: Tidegate, runs: int, rate: float) -> None:
         self._method = method
         shared = method.alpha / len(method.guards)
         self._tests = [BinaryTest(guard, runs, 1 / shared, 1 / method.beta) for guard in method.guards]
-        self._responses, self._over = np.full(runs, rate * self.HALF_LIFE), np.full(runs, self.HALF_LIFE)
+        self._responses, self._over = np.full(runs, rate * RATE_HALF_LIFE), np.full(runs, RATE_HALF_LIFE)
         self._bad, self._total, self._held = np.zeros(runs, np.int64), np.zeros(runs, np.int64), np.zeros(runs)
         # 1% at least, as with risk.beyondBudget: a rollout that does not begin has nothing to show
         self.weight: Ints = np.maximum(weights.first_weight(method.ramp, np.full(runs, rate), method.budget), 1)
@@ -138,7 +136,7 @@ class _Tidegate:
         return promoted & ~degraded, degraded
 
     def _measure(self, counts: Counts, dt: float) -> None:
-        fade = 0.5 ** (dt / self.HALF_LIFE)
+        fade = 0.5 ** (dt / RATE_HALF_LIFE)
         self._responses = self._responses * fade + counts.candidate + counts.stable
         self._over = self._over * fade + dt
 

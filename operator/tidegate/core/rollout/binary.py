@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.core.rollout.evidence import Bools, EProcess, Floats, fill, numbers
+from tidegate.core.rollout.evidence import Bools, Floats, TwoSided, fill, numbers
 from tidegate.core.rollout.guards import Guard
 from tidegate.core.rollout.stable import StableModel, incident_limit
 
@@ -30,7 +30,6 @@ HEALTHY_GRID = np.array([0.0, 0.06, 0.15, 0.3, 0.45, 0.6, 0.8])
 """Alternatives of the test of Healthy beside the stable version's own share."""
 DEGRADED_PRIOR = [1.0 / 6.0] * 6
 HEALTHY_PRIOR = [0.3, *[0.1] * 7]
-HEALTHY_BLOCKS = 12  # at least a minute of them
 
 CLOSE_AFTER, CLOSE_ANYWAY, DISCARD_AFTER = 5.0, 60.0, 600.0  # seconds
 ENOUGH = 20.0  # responses
@@ -83,26 +82,15 @@ def log_e(delta: float, dispersion: Floats, a: Floats, n_c: Floats, b: Floats, x
     return out
 
 
-class BinaryTest:
+class BinaryTest(TwoSided):
     """One guardrail over bad responses, for each row: blocks, the stable version's model, evidence and verdicts."""
 
     def __init__(
         self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
     ) -> None:
+        super().__init__(rows, (DEGRADED_PRIOR, HEALTHY_PRIOR), (degraded_threshold, healthy_threshold), guard.blocks)
         self.guard = guard
-        self.bad = EProcess(rows, DEGRADED_PRIOR, degraded_threshold, guard.blocks)
-        """Evidence that the candidate is worse than allowed."""
-        self.ok = EProcess(rows, HEALTHY_PRIOR, healthy_threshold, HEALTHY_BLOCKS)
-        """Evidence that it is allowed, since the weights last changed."""
         self.stable = StableModel(rows, guard.delta)
-        self.degraded: Bools = np.zeros(rows, dtype=bool)
-        """Worse than allowed has been proven, at any time."""
-        self.healthy: Bools = np.zeros(rows, dtype=bool)
-        """Allowed has been proven, at any time."""
-        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
-        """Allowed has been proven since the weights last changed."""
-        self.incident: Bools = np.zeros(rows, dtype=bool)
-        """In the last block the stable version itself had far more bad responses than it has."""
         # the open block; p and phi are frozen as it opens, from what was known before
         self.a: Floats = np.zeros(rows)
         self.b: Floats = np.zeros(rows)
@@ -155,8 +143,7 @@ class BinaryTest:
 
         rates = np.minimum(allowed * DEGRADED_GRID, 0.95)
         x, y = degraded_bets(guard.rho, guard.delta, share, n_c, n_s, rates)
-        self.bad.update(rows, log_e(guard.delta, dispersion, a, n_c, b, x, y))
-        self.degraded[rows] |= self.bad.reached(rows)
+        self.speaks_against(rows, log_e(guard.delta, dispersion, a, n_c, b, x, y))
 
         # leaving blocks out is valid on this side only, where y >= 1: more bad responses of the stable version never
         # speak against the candidate
@@ -168,16 +155,11 @@ class BinaryTest:
                 return
         rates = np.concatenate([np.minimum(share, allowed), allowed * HEALTHY_GRID], axis=1)
         x, y = healthy_bets(guard.rho, guard.delta, share, n_c, n_s, rates)
-        self.ok.update(rows, log_e(guard.delta, dispersion, a, n_c, b, x, y))
-        reached = self.ok.reached(rows)
-        self.healthy[rows] |= reached
-        self.healthy_here[rows] |= reached
+        self.speaks_for(rows, log_e(guard.delta, dispersion, a, n_c, b, x, y))
 
     def weight_changed(self, rows: Bools) -> None:
-        """The weights of these rows have changed: Healthy has to be proven anew, and the open block is mixed."""
-        self.ok.reset(rows)
-        self.bad.boost[rows] = True
-        self.healthy_here[rows] = False
+        """As `TwoSided.weight_changed`; the open block is mixed, and thrown away."""
+        super().weight_changed(rows)
         self._clear(rows)
 
     def _clear(self, rows: Bools) -> None:
@@ -191,22 +173,16 @@ class BinaryTest:
     def dump(self, row: int) -> dict[str, Any]:
         """State of one row for JSON."""
         return {
-            "bad": self.bad.dump(row),
-            "ok": self.ok.dump(row),
+            **super().dump(row),
             "stable": self.stable.dump(row),
             "block": numbers(row, **self._block()) | {"skip": bool(self.skip[row])},
-            **{name: bool(getattr(self, name)[row]) for name in _FLAGS},
+            "incident": bool(self.incident[row]),
         }
 
     def load(self, row: int, state: Mapping[str, Any]) -> None:
         """Goes on from what `dump` wrote."""
-        self.bad.load(row, state["bad"])
-        self.ok.load(row, state["ok"])
+        super().load(row, state)
         self.stable.load(row, state["stable"])
         fill(row, state["block"], **self._block())
         self.skip[row] = state["block"]["skip"]
-        for name in _FLAGS:
-            getattr(self, name)[row] = state[name]
-
-
-_FLAGS = ("degraded", "healthy", "healthy_here", "incident")
+        self.incident[row] = state["incident"]

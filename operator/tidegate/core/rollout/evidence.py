@@ -22,6 +22,14 @@ Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
 LN10 = log(10.0)
+HEALTHY_BLOCKS = 12
+"""Healthy is proven by no fewer blocks than this: at least a minute of them."""
+
+
+def staked(count: Floats) -> Floats:
+    """Share of the reserve that is staked on the block after `count` others."""
+    out: Floats = np.where(count == 0.0, 0.5, 1.0 / (2.0 * count + 20.0))
+    return out
 
 
 class EProcess:
@@ -48,7 +56,7 @@ class EProcess:
     def update(self, rows: Rows, log_e: Floats) -> None:
         """Takes in one block of each of `rows`. `log_e`: log e-values, shape (len(rows), alternatives)."""
         count = self.count[rows]
-        share = np.where(count == 0, 0.5, np.where(self.boost[rows], 0.25, 1.0 / (2.0 * count + 20.0)))
+        share = np.where(self.boost[rows] & (count > 0.0), 0.25, staked(count))
         stake = self.reserve[rows] * share
         self.reserve[rows] -= stake
         self.mixture[rows] = np.logaddexp(self.mixture[rows], np.log(stake)[:, None]) + np.minimum(
@@ -92,6 +100,64 @@ class EProcess:
         self.reserve[row] = state["R"]
         self.count[row] = state["t"]
         self.boost[row] = state["boost"]
+
+
+class TwoSided:
+    """Evidence on both sides of one guardrail, for each row, and the verdicts that it has led to."""
+
+    def __init__(
+        self,
+        rows: int,
+        priors: tuple[Sequence[float], Sequence[float]],
+        thresholds: tuple[npt.ArrayLike, npt.ArrayLike],
+        blocks: int,
+    ) -> None:
+        """`priors` and `thresholds` are those of Degraded and of Healthy; `blocks` is that of Degraded."""
+        self.bad = EProcess(rows, priors[0], thresholds[0], blocks)
+        """Evidence that the candidate is worse than allowed."""
+        self.ok = EProcess(rows, priors[1], thresholds[1], HEALTHY_BLOCKS)
+        """Evidence that it is allowed, since the weights last changed."""
+        self.degraded: Bools = np.zeros(rows, dtype=bool)
+        """Worse than allowed has been proven, at any time."""
+        self.healthy: Bools = np.zeros(rows, dtype=bool)
+        """Allowed has been proven, at any time."""
+        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
+        """Allowed has been proven since the weights last changed."""
+        self.incident: Bools = np.zeros(rows, dtype=bool)
+        """In the last block the stable version itself did far worse than it does; only bad responses tell of that."""
+
+    def speaks_against(self, rows: Rows, log_e: Floats) -> None:
+        """Takes in one block of each of `rows` on the side of Degraded."""
+        self.bad.update(rows, log_e)
+        self.degraded[rows] |= self.bad.reached(rows)
+
+    def speaks_for(self, rows: Rows, log_e: Floats) -> None:
+        """Takes in one block of each of `rows` on the side of Healthy."""
+        self.ok.update(rows, log_e)
+        reached = self.ok.reached(rows)
+        self.healthy[rows] |= reached
+        self.healthy_here[rows] |= reached
+
+    def weight_changed(self, rows: Bools) -> None:
+        """The weights of these rows have changed: Healthy has to be proven anew."""
+        self.ok.reset(rows)
+        self.bad.boost[rows] = True
+        self.healthy_here[rows] = False
+
+    def dump(self, row: int) -> dict[str, Any]:
+        """State of one row for JSON."""
+        flags = {name: bool(getattr(self, name)[row]) for name in _FLAGS}
+        return {"bad": self.bad.dump(row), "ok": self.ok.dump(row), **flags}
+
+    def load(self, row: int, state: Mapping[str, Any]) -> None:
+        """Goes on from what `dump` wrote."""
+        self.bad.load(row, state["bad"])
+        self.ok.load(row, state["ok"])
+        for name in _FLAGS:
+            getattr(self, name)[row] = state[name]
+
+
+_FLAGS = ("degraded", "healthy", "healthy_here")
 
 
 def numbers(row: int, **columns: Floats) -> dict[str, float | int]:

@@ -19,13 +19,12 @@ from tidegate.core.rollout import weights
 from tidegate.core.rollout.advance import Evidence
 from tidegate.core.rollout.counts import Count, Reading, Requests, Rewards, Sample
 from tidegate.core.rollout.judge import Guard, GuardReport, Judge, Report, Settings, time_to_verdict
+from tidegate.core.rollout.latency import edge_read, edge_written
 
 IDLE = 60.0
 """Seconds after which a reading without a single new request is written down all the same."""
 _NONE = 0.01
 """Requests per second that are as good as none: there is no more news in their absence."""
-RATE_HALF_LIFE = 30.0
-"""Seconds after which a request counts half for the rate."""
 DEFAULT = (Guardrail.model_validate({"name": "errors", "errors": {}}),)
 
 
@@ -34,10 +33,10 @@ def guardrails(spec: RolloutSpec) -> Sequence[Guardrail]:
     return spec.guardrails or DEFAULT
 
 
-def settings(spec: RolloutSpec, canaries: int = 1) -> Settings:
+def settings(spec: RolloutSpec) -> Settings:
     """What the judge has to go by. Queries are not its business: they are plain thresholds."""
     guards = [guard for g in guardrails(spec) if (guard := _guard(g))]
-    return Settings(tuple(guards), alpha=spec.risk.false_rollback, beta=spec.risk.false_promotion, canaries=canaries)
+    return Settings(tuple(guards), alpha=spec.risk.false_rollback, beta=spec.risk.false_promotion)
 
 
 def _guard(given: Guardrail) -> Guard | None:
@@ -114,7 +113,7 @@ def _reading(reading: Reading[Requests] | Reading[Rewards] | None) -> dict[str, 
     versions: dict[str, list[Any]] = {}
     for version, counts in reading.versions.items():
         if isinstance(counts, Requests):
-            edges = [[edge if math.isfinite(edge) else None, n] for edge, n in counts.latency.items()]
+            edges = [[edge_written(edge), n] for edge, n in counts.latency.items()]
             versions[version] = [counts.requests, counts.errors, edges]
         else:
             versions[version] = [counts.count, counts.total, counts.squares]
@@ -125,7 +124,7 @@ def _requests(raw: Mapping[str, Any] | None) -> Reading[Requests] | None:
     if raw is None:
         return None
     versions = {
-        version: Requests(requests, errors, {math.inf if edge is None else edge: n for edge, n in latency})
+        version: Requests(requests, errors, {edge_read(edge): n for edge, n in latency})
         for version, (requests, errors, latency) in raw["versions"].items()
     }
     return Reading(raw["t"], versions, raw["mark"])
@@ -153,7 +152,7 @@ def observe(
     requests, took = _window(state.requests, sample.requests, both)
     rewards, took_too = _window(state.rewards, sample.rewards, both) if sample.rewards else (None, 0.0)
     if requests:
-        fade = 0.5 ** (took / RATE_HALF_LIFE)
+        fade = 0.5 ** (took / weights.RATE_HALF_LIFE)
         state.responses = state.responses * fade + sum(counts.requests for counts in requests)
         state.over = state.over * fade + took
     if rollout.weight and (requests or rewards):
@@ -306,7 +305,7 @@ def _forecast(spec: RolloutSpec, judge: Judge, state: State) -> str:
     guard = next((guard for guard in judge.settings.guards if guard.kind == "errors"), None)
     if guard is None or state.rate is None:
         return ""
-    if state.rate < 0.01:
+    if state.rate < _NONE:
         return "no requests now: there will be no verdict until some come"
     share = judge.stable_rate()
     last = max((step.weight for step in spec.steps if step.weight and step.weight < 100), default=0)

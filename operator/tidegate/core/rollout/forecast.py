@@ -12,13 +12,12 @@ from tidegate.core.rollout.binary import (
     DEGRADED_GRID,
     DEGRADED_PRIOR,
     ENOUGH,
-    HEALTHY_BLOCKS,
     HEALTHY_GRID,
     HEALTHY_PRIOR,
     degraded_bets,
     healthy_bets,
 )
-from tidegate.core.rollout.evidence import Floats
+from tidegate.core.rollout.evidence import HEALTHY_BLOCKS, Floats, staked
 from tidegate.core.rollout.guards import Guard, Verdict
 
 _MOST = 1_000  # steps that are followed
@@ -97,7 +96,7 @@ def _blocks(growth: Floats, prior: Floats, needed: float) -> float | None:
     step = max(1.0, 3.0 * needed / fastest / _MOST)
     growth = growth * step
     count = np.arange(ceil(3.0 * needed / (fastest * step)) + 200, dtype=np.float64)
-    share = np.where(count == 0.0, 0.5, 1.0 / (2.0 * count + 20.0))
+    share = staked(count)
     left = np.cumprod(1.0 - share)
     stake = np.concatenate([[1.0], left[:-1]]) * share
     # log of what all stakes until then have come to, by alternative: stake s grows from its own block on

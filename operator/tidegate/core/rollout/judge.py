@@ -20,7 +20,7 @@ from tidegate.core.rollout.counts import Requests, Rewards
 from tidegate.core.rollout.evidence import LN10, Bools, Floats
 from tidegate.core.rollout.forecast import time_to_verdict
 from tidegate.core.rollout.guards import Guard, Kind, Settings, Verdict
-from tidegate.core.rollout.latency import choose_edge
+from tidegate.core.rollout.latency import choose_edge, edge_read, edge_written
 from tidegate.core.rollout.reward import RewardTest
 from tidegate.core.rollout.split import SplitCheck
 from tidegate.core.rollout.stable import StableModel
@@ -212,8 +212,6 @@ class GuardReport:
     needed_healthy: float
     edge: float | None
     """Latency: milliseconds from which a response is slow."""
-    blocks: int
-    """Blocks that were judged."""
     healthy_here: bool
     """Proven Healthy since the weights last changed."""
     why: str
@@ -230,10 +228,6 @@ class Report:
     """The stable version is in an incident of its own: nothing may be promoted."""
     mismatch: bool
     """The requests are not split as asked."""
-    mismatch_log10_e: float
-    candidate_bad: int
-    """Errors of the candidate so far."""
-    candidate_total: int
     excess: float
     """How much larger than the stable version's its share of errors can still be."""
 
@@ -257,9 +251,9 @@ class Judge:
                 continue
             test.load(0, known["test"])
             everything.seen[index, 0] = known["seen"]
-            everything.edge[index, 0] = np.nan if known["edge"] is None else _edge(known["edge"])
+            everything.edge[index, 0] = np.nan if known["edge"] is None else known["edge"]
             if known["histogram"]:
-                everything.histogram[index, 0] = {_edge(e): n for e, n in known["histogram"]}
+                everything.histogram[index, 0] = {edge_read(e): n for e, n in known["histogram"]}
 
     def _mark(self, guard: Guard) -> str:
         """Changes with whatever an e-value of the guardrail depends on."""
@@ -278,8 +272,8 @@ class Judge:
                     "digest": self._mark(guard),
                     "test": test.dump(0),
                     "seen": [float(value) for value in everything.seen[index, 0]],
-                    "edge": None if np.isnan(everything.edge[index, 0]) else _json(float(everything.edge[index, 0])),
-                    "histogram": [[_json(e), n] for e, n in everything.histogram.get((index, 0), {}).items()],
+                    "edge": None if np.isnan(everything.edge[index, 0]) else float(everything.edge[index, 0]),
+                    "histogram": [[edge_written(e), n] for e, n in everything.histogram.get((index, 0), {}).items()],
                 }
                 for index, (guard, test) in enumerate(zip(self.settings.guards, everything.tests, strict=True))
             },
@@ -327,9 +321,6 @@ class Judge:
             guards=guards,
             incident=bool(everything.incident[0]),
             mismatch=bool(everything.split.mismatch[0]),
-            mismatch_log10_e=float(everything.split.process.log_e()[0] / LN10),
-            candidate_bad=int(everything.bad[0]),
-            candidate_total=int(everything.total[0]),
             excess=float(everything.excess()[0]),
         )
 
@@ -370,7 +361,6 @@ class Judge:
             needed_degraded=float(test.bad.needed[0] / LN10),
             needed_healthy=float(test.ok.needed[0] / LN10),
             edge=edge if isfinite(edge) else None,
-            blocks=int(test.bad.count[0]),
             healthy_here=bool(test.healthy_here[0]),
             why=why,
         )
@@ -399,12 +389,3 @@ def _windows(
         cold=np.array([cold]),
         share=np.array([(weight or 0.0) / 100.0]),
     )
-
-
-def _edge(value: float | None) -> float:
-    return inf if value is None else float(value)
-
-
-def _json(edge: float) -> float | None:
-    """JSON has no infinity."""
-    return edge if isfinite(edge) else None

@@ -12,6 +12,16 @@ ENOUGH = 300
 _HOPELESS = 0.95
 
 
+def edge_written(edge: float) -> float | None:
+    """An edge for JSON, which has no infinity."""
+    return edge if edge < inf else None
+
+
+def edge_read(edge: float | None) -> float:
+    """An edge from JSON, as `edge_written` left it."""
+    return inf if edge is None else float(edge)
+
+
 def choose_edge(histogram: Mapping[float, float], rho: float, delta: float) -> float | None:
     """Edge in milliseconds whose slow share is closest to TARGET by ratio; None before ENOUGH responses.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -30,6 +31,11 @@ class Planned:
 def judged(rollout: RolloutSpec) -> bool:
     """Whether a candidate has to prove itself: where neither guardrails nor steps are given, by the usual ones."""
     return rollout.strategy == "Progressive" and (rollout.guardrails != [] or not rollout.steps)
+
+
+def asks_for_proof(plan: Iterable[Planned]) -> bool:
+    """Whether any of the steps ends only when the candidate is proven healthy."""
+    return any(step.proof for step in plan)
 
 
 def plan(rollout: RolloutSpec, window: str, *, known: bool) -> tuple[Planned, ...]:

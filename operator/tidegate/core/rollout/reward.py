@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.core.rollout.binary import CLOSE_AFTER, DISCARD_AFTER
-from tidegate.core.rollout.evidence import Bools, EProcess, Floats, Rows, fill, numbers
+from tidegate.core.rollout.evidence import Bools, Floats, Rows, TwoSided, fill, numbers
 from tidegate.core.rollout.guards import Guard
 
 BETS = np.array([0.03, 0.1, 0.2, 0.4, 0.7])
 PRIOR = [0.2] * 5
-_HEALTHY_BLOCKS = 12
 
 
 def log_e(
@@ -111,22 +110,14 @@ class RewardBlocks:
         fill(row, state, **self._columns())
 
 
-class RewardTest:
+class RewardTest(TwoSided):
     """The guardrail over rewards, for each row: blocks, both versions' means so far, evidence and verdicts."""
 
     def __init__(
         self, guard: Guard, rows: int, degraded_threshold: npt.ArrayLike, healthy_threshold: npt.ArrayLike
     ) -> None:
+        super().__init__(rows, (PRIOR, PRIOR), (degraded_threshold, healthy_threshold), guard.blocks)
         self.guard = guard
-        self.bad = EProcess(rows, PRIOR, degraded_threshold, guard.blocks)
-        """Evidence that the mean fell by more than is allowed."""
-        self.ok = EProcess(rows, PRIOR, healthy_threshold, _HEALTHY_BLOCKS)
-        """Evidence that it did not, since the weights last changed."""
-        self.degraded: Bools = np.zeros(rows, dtype=bool)
-        self.healthy: Bools = np.zeros(rows, dtype=bool)
-        self.healthy_here: Bools = np.zeros(rows, dtype=bool)
-        self.incident: Bools = np.zeros(rows, dtype=bool)
-        """Never: rewards know no incident."""
         self._blocks = RewardBlocks(rows, guard.drop)
 
     def observe(
@@ -135,38 +126,20 @@ class RewardTest:
         """One window of `dt` seconds for the rows that are `on`: (count, sum, sum of squares) of the candidate's and
         of the stable version's rewards."""
         rows, fell, held = self._blocks.add(on, dt, c, s)
-        if not rows.size:
-            return
-        self.bad.update(rows, fell)
-        self.degraded[rows] |= self.bad.reached(rows)
-        self.ok.update(rows, held)
-        reached = self.ok.reached(rows)
-        self.healthy[rows] |= reached
-        self.healthy_here[rows] |= reached
+        if rows.size:
+            self.speaks_against(rows, fell)
+            self.speaks_for(rows, held)
 
     def weight_changed(self, rows: Bools) -> None:
-        """As `BinaryTest.weight_changed`."""
-        self.ok.reset(rows)
-        self.bad.boost[rows] = True
-        self.healthy_here[rows] = False
+        """As `TwoSided.weight_changed`; the open block is mixed, and thrown away."""
+        super().weight_changed(rows)
         self._blocks.clear(rows)
 
     def dump(self, row: int) -> dict[str, Any]:
         """State of one row for JSON."""
-        return {
-            "bad": self.bad.dump(row),
-            "ok": self.ok.dump(row),
-            "block": self._blocks.dump(row),
-            **{name: bool(getattr(self, name)[row]) for name in _FLAGS},
-        }
+        return {**super().dump(row), "block": self._blocks.dump(row)}
 
     def load(self, row: int, state: Mapping[str, Any]) -> None:
         """Goes on from what `dump` wrote."""
-        self.bad.load(row, state["bad"])
-        self.ok.load(row, state["ok"])
+        super().load(row, state)
         self._blocks.load(row, state["block"])
-        for name in _FLAGS:
-            getattr(self, name)[row] = state[name]
-
-
-_FLAGS = ("degraded", "healthy", "healthy_here")

@@ -25,6 +25,8 @@ Pace = Literal["Eager", "Steady"]
 
 REACT = 20.0
 """Seconds from the first bad response of a version that always fails until it is at zero weight."""
+RATE_HALF_LIFE = 30.0
+"""Seconds after which a request counts half for the rate of requests."""
 BUDGET = 100.0
 """Bad responses that finding out may cost, by default."""
 _SURE = log(1 / 0.1)
