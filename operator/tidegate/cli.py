@@ -24,6 +24,7 @@ from tidegate.api import API_VERSION, crds
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION
 from tidegate.feedback.command import feedback
 from tidegate.replay.command import replay
+from tidegate.runtime.process import log_to_stderr, until_told
 from tidegate.simulate.command import simulate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -135,9 +136,7 @@ def run(
     if counts_from == "prometheus" and not prometheus_url:
         raise click.UsageError("--counts-from prometheus needs --prometheus-url")
     counters = Counters(*prometheus_counters) if prometheus_counters else None
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     options = app.Options(
         namespaces,
@@ -158,13 +157,8 @@ def run(
         counts_from_prometheus=counts_from == "prometheus",
     )
 
-    async def until_told() -> None:
-        stop = asyncio.Event()
-        app.heed_signals(stop)
-        await app.run(options, stop)
-
     try:
-        asyncio.run(until_told())
+        asyncio.run(until_told(lambda stop: app.run(options, stop)))
     except (ApiError, app.LeadershipLost) as error:
         raise Failed(str(error)) from error
 
@@ -523,7 +517,7 @@ def _with_cluster(kubeconfig: str | None, context: str | None, act: Callable[[An
     """Runs `act` with the cluster's API; what goes wrong there is told in one line."""
     import aiohttp
 
-    from tidegate.adapters.api import ApiError, connected
+    from tidegate.adapters.api import ApiError, connected, words_of
     from tidegate.runtime.write import Conflict
 
     async def go() -> None:
@@ -535,5 +529,4 @@ def _with_cluster(kubeconfig: str | None, context: str | None, act: Callable[[An
     except (ApiError, Conflict) as error:
         raise Failed(str(error)) from error
     except (aiohttp.ClientError, TimeoutError) as error:
-        told = str(error) or "no answer in time"
-        raise Failed(f"the cluster cannot be reached: {told}. Is KUBECONFIG right?") from error
+        raise Failed(f"the cluster cannot be reached: {words_of(error)}. Is KUBECONFIG right?") from error

@@ -20,6 +20,8 @@ from tidegate.runtime.write import Conflict, Refused
 
 log = logging.getLogger(__name__)
 
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""What to accept of a list so that only metadata come."""
 TIMEOUT = 30
 """Seconds that a call may take."""
 
@@ -170,7 +172,12 @@ class Api:
         except Conflict:
             return  # it is recorded
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:  # an Event is no reason to end a pass
-            log.warning("cannot record the Event %s: %s", event.reason, str(error) or "no answer in time")
+            log.warning("cannot record the Event %s: %s", event.reason, words_of(error))
+
+
+def words_of(error: Exception) -> str:
+    """What an error says; a time-out says nothing by itself."""
+    return str(error) or "no answer in time"
 
 
 def path_of(obj: Mapping[str, Any]) -> str:

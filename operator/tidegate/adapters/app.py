@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,7 +21,7 @@ from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import disable_created_metrics, exposition
 
-from tidegate.adapters.api import Api, ApiError, connected, in_cluster
+from tidegate.adapters.api import METADATA, Api, ApiError, connected, in_cluster, words_of
 from tidegate.adapters.pods import Pods
 from tidegate.adapters.sources.feedback import Feedback
 from tidegate.adapters.sources.gateway import Gateway, Where
@@ -31,6 +30,7 @@ from tidegate.adapters.sources.sampler import Sampler
 from tidegate.adapters.telemetry import Metrics
 from tidegate.adapters.watch import INDEXED_CHILDREN, Child, Watch, child_of
 from tidegate.api import API_VERSION
+from tidegate.runtime.process import heed_signals
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
 from tidegate.runtime.write import Conflict
@@ -44,8 +44,6 @@ RELIST = 10.0
 """Seconds until the next try where that list failed."""
 STUCK = 300.0
 """Seconds after which a key that nobody takes up, or a start that is not done, means that the process is stuck."""
-METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-"""What to accept of a list so that only metadata come."""
 LEASE = "tidegate-operator"
 LEASE_TRY = 5.0
 """Seconds that one call about the lease may take."""
@@ -139,12 +137,6 @@ async def run(options: Options, stop: asyncio.Event) -> None:
                 await asyncio.wait(tasks, timeout=10)
 
 
-def heed_signals(stop: asyncio.Event) -> None:
-    """Lets SIGTERM and SIGINT set `stop`."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-
 def _now() -> datetime:
     """The time, whole seconds: finer ones do not survive a status."""
     return datetime.now(UTC).replace(microsecond=0)
@@ -235,7 +227,7 @@ class Lock(LeaseLock):
             async with asyncio.timeout(LEASE_TRY):
                 return await super().get(name, namespace)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return False, ApiException(status=0, reason=str(error) or "no answer in time")
+            return False, ApiException(status=0, reason=words_of(error))
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
         """Makes the lease, ours from the beginning."""
@@ -251,7 +243,7 @@ class Lock(LeaseLock):
             async with asyncio.timeout(LEASE_TRY):
                 taken = await call
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("cannot renew the lease: %s", str(error) or "no answer in time")
+            log.warning("cannot renew the lease: %s", words_of(error))
             return False
         if taken:
             self._renewed = asked

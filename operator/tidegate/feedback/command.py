@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from pathlib import Path
 
 import click
 
 from tidegate.feedback.limits import Limits
+from tidegate.runtime.process import log_to_stderr, until_told
 
 _DEFAULT = Limits()
 
@@ -98,18 +97,11 @@ def feedback(
     from tidegate.feedback import service  # not needed for the other commands
     from tidegate.feedback.journal import StoreError
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(log_level)
     limits = Limits(max_deployments, max_versions, max_ids, forget_after * 86_400, max_body, max_batch)
     options = service.Options(data, port, host, limits, compact_at, drain)
 
-    async def until_told() -> None:
-        stop = asyncio.Event()
-        service.heed_signals(stop)
-        await service.run(options, stop)
-
     try:
-        asyncio.run(until_told())
+        asyncio.run(until_told(lambda stop: service.run(options, stop)))
     except (StoreError, OSError) as error:
         raise click.ClickException(str(error)) from error

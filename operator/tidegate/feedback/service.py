@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,9 +287,3 @@ async def run(options: Options, stop: asyncio.Event) -> None:
             await asyncio.wait({writing, stopping})
         if not writing.cancelled():
             writing.result()  # the disk's error
-
-
-def heed_signals(stop: asyncio.Event) -> None:
-    """Lets SIGTERM and SIGINT set `stop`."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from tidegate.adapters.api import words_of
 from tidegate.core.rollout.counts import Ask, Reading, Rewards
 
 PATIENCE = aiohttp.ClientTimeout(total=3.0)
@@ -34,7 +35,7 @@ class Feedback:
                 raw = await response.json()
             return _reading(raw, ask, t)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Reading(t, trouble=f"the feedback service cannot be read: {str(error) or 'no answer in time'}")
+            return Reading(t, trouble=f"the feedback service cannot be read: {words_of(error)}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Reading(t, trouble=f"the feedback service answers with something that is not its totals: {error!r}")
 

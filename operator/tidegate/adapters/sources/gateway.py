@@ -16,9 +16,10 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.api import Api, ApiError, words_of
 from tidegate.adapters.sources.ingresses import Ingresses
-from tidegate.core.observed import Object
+from tidegate.adapters.sources.reading import Unreadable, within_budget
+from tidegate.core.observed import Object, condition
 from tidegate.core.rollout import envoy
 from tidegate.core.rollout.counts import Ask, Reading, Requests
 from tidegate.core.rollout.tally import Look, Tally
@@ -26,8 +27,6 @@ from tidegate.runtime.queue import Key
 
 PATIENCE = 3.0
 """Seconds that a pod may take to answer."""
-BUDGET = 4.5
-"""Seconds that everything may take: less than until the next look."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,7 @@ class Gateway:
     async def read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
         """A reading for each ask. What goes wrong is told in the reading, never as an error."""
         self._tally.keep(asks.keys())
-        if not asks:
-            return {}
-        try:
-            async with asyncio.timeout(BUDGET):
-                return await self._read(asks)
-        except (_Trouble, ApiError, envoy.Garbage, aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = f"the gateway's counts cannot be read: {str(error) or 'no answer in time'}"
-            return {key: Reading(time.time(), trouble=why) for key in asks}
+        return await within_budget(asks, self._read)
 
     async def _read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
         pods, before = await asyncio.gather(self._pods(), self._ingresses.routes(asks))
@@ -84,9 +76,10 @@ class Gateway:
         """The gateway's pods that get requests, by the processes that have their counters."""
         path = f"/api/v1/namespaces/{self._where.namespace}/pods"
         listing = await self._api.call("GET", path, {"labelSelector": self._where.selector})
-        ready = {_process(pod): pod for pod in listing["items"] or () if _ready(pod)}
+        # one that is not Ready gets no requests, and need not answer
+        ready = {_process(pod): pod for pod in listing["items"] or () if condition(pod)["status"] == "True"}
         if not ready:
-            raise _Trouble(
+            raise Unreadable(
                 f"no pod with the labels {self._where.selector} is ready in namespace {self._where.namespace}; say "
                 "where the gateway is (gateway.namespace and gateway.selector of the chart), or see why none is: "
                 f"kubectl -n {self._where.namespace} get pods"
@@ -99,8 +92,8 @@ class Gateway:
             async with asyncio.timeout(PATIENCE):
                 return envoy.read(await (self._ask if self._direct else self._ask_by_proxy)(pod, selection))
         except (ApiError, envoy.Garbage, aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Trouble(
-                f"pod {name}, port {self._where.port}: {str(error) or 'no answer in time'}. Is Envoy's listener for "
+            raise Unreadable(
+                f"pod {name}, port {self._where.port}: {words_of(error)}. Is Envoy's listener for "
                 "statistics there (gateway.port of the chart), and may the operator reach it (NetworkPolicy)?"
             ) from error
 
@@ -110,7 +103,7 @@ class Gateway:
         url = f"http://{host}:{self._where.port}/stats/prometheus?usedonly&filter={quote(selection, safe='')}"
         async with self._session.get(URL(url, encoded=True)) as response:
             if response.status != 200:
-                raise _Trouble(f"it answers {response.status}")
+                raise Unreadable(f"it answers {response.status}")
             return await response.text()
 
     async def _ask_by_proxy(self, pod: Object, selection: str) -> str:
@@ -118,16 +111,6 @@ class Gateway:
         name = f"{pod['metadata']['name']}:{self._where.port}"
         path = f"/api/v1/namespaces/{self._where.namespace}/pods/{name}/proxy/stats/prometheus"
         return str(await self._api.call("GET", path, {"usedonly": "", "filter": selection}, accept="*/*"))
-
-
-class _Trouble(Exception):
-    """Why nothing can be read; the message says it."""
-
-
-def _ready(pod: Object) -> bool:
-    """Whether requests are sent to a pod. One that is not Ready has none, and need not answer."""
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _process(pod: Object) -> str:

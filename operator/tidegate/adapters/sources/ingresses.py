@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from tidegate.adapters.api import Api
+from tidegate.adapters.api import METADATA, Api
 from tidegate.core.rollout.counts import Ask
 from tidegate.core.rollout.ingress import KIngress, Routes, parse, routes
 
 K = TypeVar("K")
 
-METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 GROUP = "/apis/networking.internal.knative.dev/v1alpha1"
 MANY = 10
 """Namespaces above which one list of the whole cluster is cheaper than one of each."""

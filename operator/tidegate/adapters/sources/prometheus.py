@@ -13,8 +13,9 @@ from typing import Any
 
 import aiohttp
 
-from tidegate.adapters.api import Api, ApiError
+from tidegate.adapters.api import Api, words_of
 from tidegate.adapters.sources.ingresses import Ingresses
+from tidegate.adapters.sources.reading import Unreadable, within_budget
 from tidegate.core.rollout import envoy, series
 from tidegate.core.rollout.counts import Ask, Reading, Requests
 from tidegate.core.rollout.envoy import Garbage
@@ -25,8 +26,6 @@ from tidegate.runtime.queue import Key
 
 TOGETHER = 8
 """Queries that are under way at one time."""
-BUDGET = 4.5
-"""Seconds that a reading of all counts may take: less than until the next look."""
 STALE = 3
 """Scrapes that may be missed before counts are too old."""
 
@@ -51,7 +50,7 @@ class Server:
     """Where the counts are, for a gateway other than Kourier's Envoy."""
 
 
-class NoValue(Exception):
+class NoValue(Unreadable):
     """The query has no value now; the message says why."""
 
 
@@ -99,7 +98,7 @@ class Prometheus:
                 status = response.status
                 raw = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NoValue(f"Prometheus cannot be asked: {str(error) or 'no answer in time'}") from error
+            raise NoValue(f"Prometheus cannot be asked: {words_of(error)}") from error
         except ValueError as error:
             told = f"Prometheus answers {status} with something that is not JSON; is prometheus.url right?"
             raise NoValue(told) from error
@@ -160,14 +159,7 @@ class PrometheusCounts:
         """A reading for each ask. What goes wrong is told in the reading, never as an error."""
         self._tally.keep(asks.keys())
         self._since = {key: since for key, since in self._since.items() if key in asks}
-        if not asks:
-            return {}
-        try:
-            async with asyncio.timeout(BUDGET):
-                return await self._read(asks)
-        except (NoValue, ApiError, Garbage, aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = f"the gateway's counts cannot be read: {str(error) or 'no answer in time'}"
-            return {key: Reading(time.time(), trouble=why) for key in asks}
+        return await within_budget(asks, self._read)
 
     async def _read(self, asks: Mapping[Key, Ask]) -> dict[Key, Reading[Requests]]:
         before = await self._ingresses.routes(asks)

@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from tidegate.adapters.sources.prometheus import NoValue
+from tidegate.adapters.sources.reading import BUDGET
 from tidegate.core.rollout.counts import Ask, Reading, Requests, Rewards, Sample
 from tidegate.runtime.queue import Key
 
 INTERVAL = 5.0
 """Seconds between two looks: a block of evidence takes no less."""
-BUDGET = 4.5
-"""Seconds that a query may take, its turn included: less than until the next look."""
 TOGETHER = 16
 """Readings of rewards that are under way at one time."""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from tidegate.core.observed import Object, condition, up_to_date
 
 T = TypeVar("T")
 LONG = 60.0
@@ -49,16 +51,15 @@ class Routes:
     """Which of the Revisions the gateway sends requests to."""
 
 
-def parse(obj: Mapping[str, Any]) -> KIngress:
+def parse(obj: Object) -> KIngress:
     """Reads one KIngress."""
-    metadata, status = obj["metadata"], obj.get("status", {})
-    condition: Mapping[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
-    since = datetime.fromisoformat(condition.get("lastTransitionTime") or metadata["creationTimestamp"])
+    metadata, ready = obj["metadata"], condition(obj)
+    since = datetime.fromisoformat(ready.get("lastTransitionTime") or metadata["creationTimestamp"])
     return KIngress(
         metadata["name"],
         metadata["uid"],
         metadata["resourceVersion"],
-        condition.get("status") == "True" and status.get("observedGeneration") == metadata.get("generation"),
+        ready["status"] == "True" and up_to_date(obj),
         since.timestamp(),
         frozenset(
             split["serviceName"]
