@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from live import ROOT
@@ -57,6 +58,20 @@ class Helm:
         words = [word for api in apis for word in ("--api-versions", api)]
         words += [word for setting in settings for word in ("--set-json" if setting[-1] in ']}"' else "--set", setting)]
         return self("template", RELEASE, chart, "--namespace", namespace, "--kube-version", KUBERNETES, *words)
+
+    def refusal(self, *settings: str) -> str:
+        """Why the chart is not rendered with those settings."""
+        with pytest.raises(HelmError) as refused:
+            self.render(*settings)
+        return str(refused.value)
+
+
+def local() -> Helm:
+    """Helm without a cluster; the test is skipped where there is none."""
+    path = found()
+    if path is None:
+        pytest.skip("no helm: `make up` builds it")
+    return Helm(path)
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,30 @@ from tidegate.api import crds
 
 DEFINITIONS: dict[str, dict[str, Any]] = {crd["spec"]["names"]["kind"]: crd for crd in crds.definitions()}
 
+DEFAULTS: dict[str, Any] = {
+    "concurrency": 0,
+    "visibility": "Public",
+    "scaling": {
+        "min": 0,
+        "max": 5,
+        "metric": "concurrency",
+        "target": 10,
+        "window": "60s",
+        "idle": "30s",
+        "initial": 1,
+    },
+    "rollout": {
+        "strategy": "Progressive",
+        "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
+        "pace": "Eager",
+        "deadline": "6h",
+        "onDeadline": "Hold",
+        "paused": False,
+        "keepVersions": 3,
+    },
+}
+"""What the API server fills into a spec that has a model alone, as it is documented."""
+
 
 def whole(kind: str) -> dict[str, Any]:
     """Schema of an object of that kind."""

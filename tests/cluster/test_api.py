@@ -19,7 +19,7 @@ import yaml
 
 from live import Kubectl, KubectlError, wait_for
 from pages import EXAMPLES
-from schema import DEFINITIONS, nodes, whole
+from schema import DEFAULTS, DEFINITIONS, nodes, whole
 from tidegate.adapters.api import ApiError, connected
 from tidegate.api import GROUP, crds
 from tidegate.api.modeldeployment import ModelDeploymentSpec
@@ -304,29 +304,7 @@ def test_every_field_of_the_types_is_in_the_two_full_examples() -> None:
 
 def test_defaults_are_filled_in_as_documented(server: Server) -> None:
     found = server.post("ModelDeployment", {"model": IMAGE})["spec"]
-    assert found == {
-        "model": IMAGE | {"container": IMAGE["container"] | {"port": 8080}},
-        "concurrency": 0,
-        "visibility": "Public",
-        "scaling": {
-            "min": 0,
-            "max": 5,
-            "metric": "concurrency",
-            "target": 10,
-            "window": "60s",
-            "idle": "30s",
-            "initial": 1,
-        },
-        "rollout": {
-            "strategy": "Progressive",
-            "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
-            "pace": "Eager",
-            "deadline": "6h",
-            "onDeadline": "Hold",
-            "paused": False,
-            "keepVersions": 3,
-        },
-    }
+    assert found == {"model": IMAGE | {"container": IMAGE["container"] | {"port": 8080}}, **DEFAULTS}
 
 
 def test_a_part_of_scaling_or_rollout_is_filled_up(server: Server) -> None:

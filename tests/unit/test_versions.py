@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schema import DEFAULTS
 from tidegate.api.modeldeployment import ModelDeploymentSpec
 from tidegate.api.modelversion import ModelVersionSpec
 from tidegate.api.template import Template
@@ -30,28 +31,6 @@ FULL: dict[str, Any] = {
     "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}},
     "accelerator": {"products": ["NVIDIA-L4"], "tolerations": [{"key": "spot"}]},
     "volumes": [{"name": "cache", "mountPath": "/cache", "emptyDir": {}}],
-}
-DEFAULTS: dict[str, Any] = {
-    "concurrency": 0,
-    "visibility": "Public",
-    "scaling": {
-        "min": 0,
-        "max": 5,
-        "metric": "concurrency",
-        "target": 10,
-        "window": "60s",
-        "idle": "30s",
-        "initial": 1,
-    },
-    "rollout": {
-        "strategy": "Progressive",
-        "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
-        "pace": "Eager",
-        "deadline": "6h",
-        "onDeadline": "Hold",
-        "paused": False,
-        "keepVersions": 3,
-    },
 }
 
 
