@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tidegate.api.rollout import RolloutSpec, RolloutStatus
-from tidegate.core.rollout import findings
+from tidegate.core.rollout import findings, guardrails
 from tidegate.core.rollout.ask import ask
 from tidegate.core.rollout.counts import Reading, Requests, Rewards, Sample
 from tidegate.core.rollout.judge import Guard
@@ -64,7 +64,7 @@ def test_each_field_of_a_guardrail_is_what_is_judged_by() -> None:
         ],
         risk={"falseRollback": 0.02, "falsePromotion": 0.1},
     )
-    found = findings.settings(given)
+    found = guardrails.settings(given)
     assert found.guards == (
         Guard.errors("e", rho=2, delta=0.0025),
         Guard.latency("l", rho=1.1, delta=0.02, edge=250.0),
@@ -72,7 +72,7 @@ def test_each_field_of_a_guardrail_is_what_is_judged_by() -> None:
         Guard.reward("r", drop=0.01),
     )
     assert (found.alpha, found.beta) == (0.02, 0.1)
-    assert findings.settings(spec()).guards == (Guard.errors("errors", rho=1.5, delta=0.005),)
+    assert guardrails.settings(spec()).guards == (Guard.errors("errors", rho=1.5, delta=0.005),)
 
 
 def test_a_sample_is_taken_in_once() -> None:
@@ -131,7 +131,7 @@ def test_clean_traffic_is_proven_healthy_and_bad_is_condemned_with_its_numbers()
     while good.rollout.verdict != "Healthy":
         good.serve(50, 50)
         assert good.t < START + 900
-    assert findings.degraded(good.rollout) == ""
+    assert guardrails.degraded(good.rollout.guardrails) == ""
     assert findings.evidence(good.rollout, good.spec, good.t).weight >= 35
 
     bad = Traffic(at(10))
@@ -139,8 +139,8 @@ def test_clean_traffic_is_proven_healthy_and_bad_is_condemned_with_its_numbers()
     while bad.rollout.verdict != "Degraded":
         bad.serve(90, 10, 2)
         assert bad.t < START + 300
-    assert "errors: " in findings.degraded(bad.rollout)
-    assert "responses failed, stable 0 of " in findings.degraded(bad.rollout)
+    assert "errors: " in guardrails.degraded(bad.rollout.guardrails)
+    assert "responses failed, stable 0 of " in guardrails.degraded(bad.rollout.guardrails)
 
 
 def test_no_traffic_is_no_evidence() -> None:
@@ -181,7 +181,7 @@ def test_rewards_are_compared_where_they_are_asked_for() -> None:
         if found.verdict == "Degraded":
             break
     assert found.verdict == "Degraded"
-    assert "mean reward 0.5, stable 0.8" in findings.degraded(found)
+    assert "mean reward 0.5, stable 0.8" in guardrails.degraded(found.guardrails)
 
 
 @pytest.mark.parametrize(

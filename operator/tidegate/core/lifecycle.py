@@ -14,6 +14,7 @@ from tidegate.core.observed import Object, Target
 from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import Facts, Next, advance, replan
 from tidegate.core.rollout.counts import Sample
+from tidegate.core.rollout.guardrails import degraded
 from tidegate.core.rollout.plan import Planned, asks_for_proof
 from tidegate.core.scaling import replicas_for
 from tidegate.core.views import STABLE_DOWN, View
@@ -83,7 +84,7 @@ def turn(
         cold = min(stable.replicas, candidate.replicas) == 0
         rollout = findings.observe(rollout, spec.rollout, sample, in_force=in_force, cold=cold)
         if rollout.verdict == "Degraded" and not rollout.promote:
-            why = findings.degraded(rollout)
+            why = degraded(rollout.guardrails)
             return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable)
 
     coming = _next(rollout, spec, plan, candidate, stable, in_force, now)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from tidegate.core.observed import Object
 from tidegate.core.rollout.counts import Ask
-from tidegate.core.rollout.findings import guardrails
+from tidegate.core.rollout.guardrails import guardrails
 from tidegate.core.rollout.plan import judged
 
 

@@ -282,8 +282,8 @@ class Judge:
     def observe(
         self,
         dt: float,
-        requests: tuple[Requests, Requests] | None,
-        rewards: tuple[Rewards, Rewards] | None,
+        requests: Sequence[Requests] | None,
+        rewards: Sequence[Rewards] | None,
         *,
         weight: float | None = None,
         cold: bool = False,
@@ -368,8 +368,8 @@ class Judge:
 
 def _windows(
     dt: float,
-    requests: tuple[Requests, Requests] | None,
-    rewards: tuple[Rewards, Rewards] | None,
+    requests: Sequence[Requests] | None,
+    rewards: Sequence[Rewards] | None,
     weight: float | None,
     cold: bool,
 ) -> Windows:

@@ -1,0 +1,127 @@
+"""What has been counted so far, as a rollout or an experiment remembers it from one sample to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate.core.rollout.counts import Count, Reading, Requests, Rewards, Sample
+from tidegate.core.rollout.latency import edge_read, edge_written
+from tidegate.core.rollout.weights import RATE_HALF_LIFE
+
+
+@dataclass(frozen=True)
+class Window:
+    """What came between two samples, in the order of the versions that were asked about."""
+
+    seconds: float
+    """How long it was; 0 if there is nothing to be said of it."""
+    requests: tuple[Requests, ...] | None
+    """None for a window that is dropped."""
+    rewards: tuple[Rewards, ...] | None
+    """The same; also None if nobody asked for rewards."""
+
+
+@dataclass
+class Counting:
+    """The last whole readings, and the rate at which requests have come of late."""
+
+    requests: Reading[Requests] | None = None
+    rewards: Reading[Rewards] | None = None
+    responses: float = 0.0
+    """Recent requests of all versions, and"""
+    over: float = 0.0
+    """the seconds that they came in, both fading with age."""
+    t: float = 0.0
+    """When the last sample that was taken in was read."""
+
+    @property
+    def rate(self) -> float | None:
+        """Requests per second of late; None if nothing has been counted yet."""
+        return self.responses / self.over if self.over else None
+
+    def take(self, sample: Sample, versions: Sequence[str]) -> Window:
+        """Takes in a sample; what is new in it for those versions."""
+        requests, took = _between(self.requests, sample.requests, versions)
+        rewards, took_too = _between(self.rewards, sample.rewards, versions) if sample.rewards else (None, 0.0)
+        if requests:
+            fade = 0.5 ** (took / RATE_HALF_LIFE)
+            self.responses = self.responses * fade + sum(counts.requests for counts in requests)
+            self.over = self.over * fade + took
+        if not sample.requests.trouble:
+            self.requests = sample.requests
+        if sample.rewards and not sample.rewards.trouble:
+            self.rewards = sample.rewards
+        self.t = sample.t
+        return Window(took or took_too, requests, rewards)
+
+    def new(self, sample: Sample) -> bool:
+        """Whether a sample shows anything that the last whole readings do not."""
+        seen = (sample.requests.mark, sample.requests.versions, sample.rewards and sample.rewards.versions)
+        return self.requests is None or seen != (
+            self.requests.mark,
+            self.requests.versions,
+            self.rewards and self.rewards.versions,
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "requests": _reading(self.requests),
+            "rewards": _reading(self.rewards),
+            "rate": [round(self.responses, 4), round(self.over, 4)],
+            "t": self.t,
+        }
+
+    @classmethod
+    def load(cls, raw: Mapping[str, Any]) -> Counting:
+        """From what `dump` wrote, or from nothing."""
+        responses, over = raw.get("rate", (0.0, 0.0))
+        return cls(
+            requests=_requests(raw.get("requests")),
+            rewards=_rewards(raw.get("rewards")),
+            responses=responses,
+            over=over,
+            t=raw.get("t", 0.0),
+        )
+
+
+def _between(
+    before: Reading[Count] | None, after: Reading[Count], versions: Sequence[str]
+) -> tuple[tuple[Count, ...] | None, float]:
+    """Increments of the versions since the last whole reading, and the seconds between; None for a dropped window."""
+    new = after.since(before) if before else None
+    if before is None or not new:
+        return None, 0.0
+    any_of_them = next(iter(new.values()))
+    return tuple(new.get(version, any_of_them.nothing()) for version in versions), after.t - before.t
+
+
+def _reading(reading: Reading[Requests] | Reading[Rewards] | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    versions: dict[str, list[Any]] = {}
+    for version, counts in reading.versions.items():
+        if isinstance(counts, Requests):
+            edges = [[edge_written(edge), n] for edge, n in counts.latency.items()]
+            versions[version] = [counts.requests, counts.errors, edges]
+        else:
+            versions[version] = [counts.count, counts.total, counts.squares]
+    return {"t": reading.t, "mark": reading.mark, "versions": versions}
+
+
+def _requests(raw: Mapping[str, Any] | None) -> Reading[Requests] | None:
+    if raw is None:
+        return None
+    versions = {
+        version: Requests(requests, errors, {edge_read(edge): n for edge, n in latency})
+        for version, (requests, errors, latency) in raw["versions"].items()
+    }
+    return Reading(raw["t"], versions, raw["mark"])
+
+
+def _rewards(raw: Mapping[str, Any] | None) -> Reading[Rewards] | None:
+    if raw is None:
+        return None
+    return Reading(raw["t"], {version: Rewards(*values) for version, values in raw["versions"].items()}, raw["mark"])
