@@ -20,7 +20,7 @@ from tidegate.core.events import Event
 from tidegate.core.names import DEPLOYMENT_LABEL, FIELD_MANAGER, VERSION_LABEL
 from tidegate.core.observed import Object, Observed, Platform
 from tidegate.core.rollout.ask import ask
-from tidegate.core.rollout.counts import Reading, Requests, Sample
+from tidegate.core.rollout.counts import Reading, Requests, Rewards, Sample
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
 from tidegate.runtime.write import Conflict, Refused
@@ -84,6 +84,10 @@ class World:
     """Why the gateway's counts cannot be read."""
     counted: dict[str, Requests] = field(default_factory=dict)
     """What the gateway has counted, by the version's id."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Mean of the rewards, 0 or 1 for each response, that users give to a version, by name."""
+    rewarded: dict[str, Rewards] = field(default_factory=dict)
+    """What the feedback service has counted, by the version's id."""
     platform: Platform = field(default_factory=Platform)
     runtimes: tuple[Object, ...] = (RUNTIME,)
     gateway: dict[str, int] = field(default_factory=dict)
@@ -194,7 +198,9 @@ class World:
         t = self.now.timestamp()
         counts = {version: self.counted.get(version, Requests()) for version in wanted.versions}
         mark = json.dumps([self.gateway, sorted(wanted.versions.values())])
-        return Sample(t, Reading(t, counts, mark, self.source_trouble))
+        rewards = {version: self.rewarded.get(version, Rewards()) for version in wanted.versions}
+        read = Reading(t, rewards, "feedback", self.source_trouble) if wanted.rewards else None
+        return Sample(t, Reading(t, counts, mark, self.source_trouble), read)
 
     def _serve(self, seconds: int) -> None:
         """Users' requests, split as the gateway does; exact shares, so that histories are the same every time."""
@@ -208,6 +214,9 @@ class World:
             share = self.errors.get(labels[VERSION_LABEL].split("-")[0], 0.0)
             errors = before.errors + round(share * (requests - before.requests))
             self.counted[labels[VERSION_LABEL]] = Requests(requests, errors)
+            # rounded as a whole, so that a small mean of few responses is not lost
+            liked = round(self.rewards.get(labels[VERSION_LABEL].split("-")[0], 0.0) * requests)
+            self.rewarded[labels[VERSION_LABEL]] = Rewards(requests, float(liked), float(liked))
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
         present = self.objects.get((obj["kind"], obj["metadata"]["name"]))

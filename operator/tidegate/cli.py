@@ -281,6 +281,7 @@ def _table(found: Any) -> Iterator[str]:
     ]
     yield from _aligned(versions)
     yield ""
+    yield from _experiment(status.get("experiment"))
     yield from _evidence(status)
     told: set[str] = set()
     for kind, condition in _conditions(found).items():
@@ -289,6 +290,38 @@ def _table(found: Any) -> Iterator[str]:
         for line in ["(as above)"] if message in told and message else message.splitlines():
             yield f"{'':<15}{line}"
         told.add(message)
+
+
+def _experiment(tested: Object | None) -> Iterator[str]:
+    """The versions of an experiment, by what they are compared by."""
+    if not tested:
+        return
+    rows = [("ARM", "VERSION", "WEIGHT", "GOAL", "LOSING", "BEST", "GUARDRAILS", "STATE")]
+    for arm in tested["arms"]:
+        state = arm.get("out") or ("Winner" if arm["name"] == tested.get("winner") else "")
+        if not state and arm.get("worseThan"):
+            state = f"worse than {arm['worseThan']}"
+        rows.append(
+            (
+                arm["name"],
+                arm["version"],
+                f"{arm.get('weight', 0)}%",
+                _measured(arm.get("goal", {})),
+                f"{arm['worse']:.1f} of {arm['worseAt']:.1f}" if "worse" in arm else "-",
+                f"{arm['best']:.0%}" if "best" in arm else "-",
+                arm.get("verdict", "-"),
+                state or "-",
+            )
+        )
+    yield from _aligned(rows)
+    for arm in tested["arms"]:
+        if arm.get("why"):
+            yield f"{arm['name']}: {arm['why']}"
+    if "rate" in tested:
+        yield f"{tested['rate']:.3g} requests/s; LOSING is the logarithm of an e-value and its limit"
+    if tested.get("coldStarts"):
+        yield f"cold starts meanwhile: {tested['coldStarts']}"
+    yield ""
 
 
 def _evidence(status: Object) -> Iterator[str]:
@@ -363,11 +396,14 @@ def action(command: Command) -> Command:
 
 @main.command()
 @click.option("--full", is_flag=True, help="Skip the remaining steps and pauses.")
+@click.option("--arm", help="Give this challenger of an experiment all requests.")
 @action
-def promote(name: str, full: bool, **where: Any) -> None:
+def promote(name: str, full: bool, arm: str | None, **where: Any) -> None:
     """Approve the pause that a rollout waits at, or, with --full, give the candidate everything."""
 
     def ask(found: Object) -> str:
+        if arm:
+            return f"promote {arm}"
         rollout = found.get("status", {}).get("rollout")
         if not rollout:
             raise Failed(f"no rollout of {name} is on")
@@ -377,12 +413,17 @@ def promote(name: str, full: bool, **where: Any) -> None:
 
 
 @main.command()
+@click.option("--arm", help="Of an experiment, take only this challenger out.")
 @action
-def abort(name: str, **where: Any) -> None:
-    """Give the candidate up: all requests go to the stable version."""
+def abort(name: str, arm: str | None, **where: Any) -> None:
+    """Give the candidate, or all challengers, up: their requests go to the stable version."""
 
     def ask(found: Object) -> str:
+        if arm:
+            return f"abort {arm}"
         candidate = found.get("status", {}).get("candidate")
+        if not candidate and found.get("status", {}).get("experiment"):
+            return "abort"
         if not candidate:
             raise Failed(f"no rollout of {name} is on; `tidegate undo {name}` goes back to an earlier version")
         return f"abort {candidate}"

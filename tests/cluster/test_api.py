@@ -61,7 +61,7 @@ REST: dict[str, Any] = {
     "visibility": "ClusterLocal",
     "scaling": {"min": 1, "max": 9, "metric": "rps", "target": 50, "window": "2m", "idle": "0s", "initial": 2},
     "rollout": {
-        "strategy": "Progressive",
+        "strategy": "ABTest",
         "steps": [{"weight": 5, "pause": {"for": "10m"}}, {"pause": {}}, {"weight": 50}],
         "guardrails": [
             {"name": "errors", "errors": {"maxRatio": 2, "maxIncrease": "0.25%"}},
@@ -73,36 +73,42 @@ REST: dict[str, Any] = {
         "pace": "Steady",
         "deadline": "2h",
         "onDeadline": "Rollback",
+        "goal": "tail",
+        "promoteWinner": True,
+        "bandit": {"floor": 2, "maxChange": 20, "every": "30s", "halfLife": "1h"},
         "paused": True,
         "keepVersions": 1,
     },
 }
 """A value for every field of the spec, but for the model's."""
+FULL_MODEL_FILES = FILES | {
+    "runtime": "tidegate-sklearn",
+    "args": ["--workers=2"],
+    "env": ENV,
+    "storage": {"secret": "s3"},
+    "transformer": {
+        "image": "registry.test/transformer:1",
+        "command": ["serve"],
+        "args": ["--top=3"],
+        "env": ENV,
+        "resources": RESOURCES,
+    },
+}
+FULL_MODEL_IMAGE = {
+    "version": "v1",
+    "container": {"image": "registry.test/m:1", "command": ["serve"], "port": 9000},
+    "args": ["--top=3"],
+    "env": ENV,
+}
 FULL_FILES = {
     "backend": "KServe",
-    "model": FILES
-    | {
-        "runtime": "tidegate-sklearn",
-        "args": ["--workers=2"],
-        "env": ENV,
-        "storage": {"secret": "s3"},
-        "transformer": {
-            "image": "registry.test/transformer:1",
-            "command": ["serve"],
-            "args": ["--top=3"],
-            "env": ENV,
-            "resources": RESOURCES,
-        },
-    },
+    "model": FULL_MODEL_FILES,
+    "challengers": [{"name": "deep", "model": FULL_MODEL_FILES | {"version": "v2"}, "weight": 10}],
 } | REST
 FULL_IMAGE = {
     "backend": "Knative",
-    "model": {
-        "version": "v1",
-        "container": {"image": "registry.test/m:1", "command": ["serve"], "port": 9000},
-        "args": ["--top=3"],
-        "env": ENV,
-    },
+    "model": FULL_MODEL_IMAGE,
+    "challengers": [{"name": "deep", "model": FULL_MODEL_IMAGE | {"version": "v2"}, "weight": 10}],
 } | REST
 VERSION = {
     "deployment": "churn",
@@ -267,6 +273,25 @@ GOOD = {
     "durations of several parts": {"model": IMAGE, "timeout": "1h30m", "scaling": {"window": "1m30s", "idle": "500ms"}},
     "the longest timeout": {"model": IMAGE, "timeout": "24h"},
     "an empty scaling": {"model": IMAGE, "scaling": {}},
+    "an A/B test": {
+        "model": IMAGE,
+        "challengers": [{"name": "deep", "model": FILES}, {"name": "wide", "model": IMAGE, "weight": 98}],
+        "rollout": {"strategy": "ABTest"},
+    },
+    "a bandit on errors": {
+        "model": IMAGE,
+        "challengers": [{"name": f"c{n}", "model": FILES} for n in range(5)],
+        "rollout": {"strategy": "Bandit", "goal": "errors"},
+    },
+    "an A/B test on latency": {
+        "model": IMAGE,
+        "challengers": [{"name": "deep", "model": FILES}],
+        "rollout": {
+            "strategy": "ABTest",
+            "goal": "l",
+            "guardrails": [{"name": "e", "errors": {}}, {"name": "l", "latency": {"slowerThan": "100ms"}}],
+        },
+    },
 }
 
 
@@ -355,6 +380,15 @@ def rolled(**rollout: Any) -> dict[str, Any]:
     return {"model": IMAGE, "rollout": rollout}
 
 
+def contested(
+    *challengers: dict[str, Any], strategy: str = "ABTest", model: Any = IMAGE, **more: Any
+) -> dict[str, Any]:
+    return {"model": model, "challengers": list(challengers), "rollout": {"strategy": strategy}} | more
+
+
+DEEP = {"name": "deep", "model": FILES}
+
+
 def guarded(*guardrails: dict[str, Any]) -> dict[str, Any]:
     return rolled(guardrails=list(guardrails))
 
@@ -440,6 +474,37 @@ RULES: dict[str, list[dict[str, Any]]] = {
         guarded({"name": "l", "latency": {}})
     ],
     "rollout.deadline: 1m to 720h": [rolled(deadline="59s"), rolled(deadline="720h1s")],
+    "rollout.goal: reward, or the name of a guardrail on errors, or on latency with slowerThan": [
+        rolled(goal="nonsense"),
+        rolled(goal="errors", guardrails=[{"name": "e", "errors": {}}]),
+        rolled(goal="l", guardrails=[{"name": "e", "errors": {}}, {"name": "l", "latency": {}}]),
+        rolled(goal="r", guardrails=[{"name": "r", "reward": {}}]),
+    ],
+    "promoteWinner goes with strategy ABTest: a bandit has no end": [
+        rolled(promoteWinner=True),
+        contested(DEEP, rollout={"strategy": "Bandit", "promoteWinner": True}),
+    ],
+    "bandit.every: 10s to 24h": [rolled(bandit={"every": "9s"}), rolled(bandit={"every": "24h1s"})],
+    "bandit.halfLife: 1m to 720h": [rolled(bandit={"halfLife": "59s"}), rolled(bandit={"halfLife": "720h1s"})],
+    "challengers go with rollout.strategy ABTest or Bandit, which need at least one": [
+        rolled(strategy="ABTest"),
+        contested(strategy="Bandit"),
+        contested(DEEP, strategy="Progressive"),
+    ],
+    "control is what the version of spec.model is called; give the challenger another name": [
+        contested(DEEP | {"name": "control"})
+    ],
+    "the weights of the challengers must leave at least 1% for spec.model and each that has none": [
+        contested(DEEP | {"weight": 60}, DEEP | {"name": "wide", "weight": 40}),
+        contested(DEEP | {"weight": 99}, DEEP | {"name": "wide"}),
+    ],
+    "the weights of strategy Bandit follow the goal: leave out those of the challengers": [
+        contested(DEEP | {"weight": 10}, strategy="Bandit")
+    ],
+    "the Knative backend runs images: give every challenger a model.container": [contested(DEEP, backend="Knative")],
+    "a challenger's transformer needs the KServe backend: set backend: KServe": [
+        contested({"name": "deep", "model": IMAGE | {"transformer": {"image": "t"}}}),
+    ],
 }
 
 

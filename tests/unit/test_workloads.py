@@ -449,6 +449,14 @@ ELSEWHERE = {
     "rollout.pace": "test_plan.test_steps_of_each_strategy",
     "rollout.deadline": "test_judged_rollouts.test_on_deadline",
     "rollout.onDeadline": "test_judged_rollouts.test_on_deadline",
+    "rollout.goal": "test_experiments.test_goals",
+    "rollout.promoteWinner": "test_experiments.test_the_winner_is_promoted_if_asked",
+    "rollout.bandit.floor": "test_experiments.test_a_bandit_keeps_to_its_limits",
+    "rollout.bandit.maxChange": "test_experiments.test_a_bandit_keeps_to_its_limits",
+    "rollout.bandit.every": "test_experiments.test_a_bandit_keeps_to_its_limits",
+    "rollout.bandit.halfLife": "test_experiments.test_a_bandit_follows_what_changes",
+    "challengers[].name": "test_experiments.test_fixed_weights",
+    "challengers[].weight": "test_experiments.test_fixed_weights",
     "rollout.paused": "test_advance.test_paused_holds_at_every_step",
     "rollout.keepVersions": "test_lifecycle.test_only_so_many_versions_are_kept",
 }
@@ -472,6 +480,8 @@ def leaves(kind: str) -> set[str]:
         path.removeprefix("spec.")
         for path, node in nodes(whole(kind)["properties"]["spec"], "spec")
         if not {"properties", "items", "additionalProperties"} & node.keys()
+        # a challenger's model is a model like spec.model, as the test below shows
+        and not path.startswith("spec.challengers[].model.")
     }
     return found | {"volumes[].emptyDir"}
 
@@ -484,6 +494,18 @@ def test_every_field_of_the_spec_is_tested() -> None:
 def test_the_tests_named_are_there(where: str) -> None:
     module, test = where.split(".")
     assert callable(getattr(importlib.import_module(module), test))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_challengers_model_makes_the_version_that_it_would_make_as_the_specs(base: str) -> None:
+    whole_model = {**BASES[base]["model"], "args": ["--top=3"], "env": [{"name": "A", "value": "1"}]}
+    given = merged(BASES[base], {"resources": {"limits": {"cpu": "2"}}})
+    with_it = ModelDeploymentSpec.model_validate({**given, "challengers": [{"name": "deep", "model": whole_model}]})
+    (challenger,) = with_it.challengers
+    alone = ModelDeploymentSpec.model_validate({**given, "model": whole_model})
+    assert with_it.template_of(challenger) == alone.template
+    assert versions.identity(with_it.template_of(challenger)) == versions.identity(alone.template)
+    assert versions.identity(with_it.template) != versions.identity(alone.template)
 
 
 # --- what is not the difference that one field makes ---

@@ -10,6 +10,7 @@ from pydantic import Field
 from tidegate.api.base import Duration, Type, rules
 from tidegate.api.conditions import Condition
 from tidegate.api.evidence import GuardrailStatuses, Verdict
+from tidegate.api.experiment import Challenger, ExperimentStatus
 from tidegate.api.rollout import RolloutSpec, RolloutStatus
 from tidegate.api.template import TEMPLATE_RULES, Template
 
@@ -70,13 +71,62 @@ class ModelDeploymentSpec(Template):
         Scaling, Field(description="Replicas of a version with traffic. A change makes no new version.")
     ] = Scaling()
     rollout: Annotated[RolloutSpec, Field(description="How traffic moves to a new version.")] = RolloutSpec()
+    challengers: Annotated[
+        list[Challenger],
+        Field(
+            description="Versions beside that of model, for the strategies ABTest and Bandit.",
+            max_length=5,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = []
 
-    model_config = {"json_schema_extra": rules(*TEMPLATE_RULES)}
+    model_config = {
+        "json_schema_extra": rules(
+            *TEMPLATE_RULES,
+            (
+                "(self.rollout.strategy in ['ABTest', 'Bandit']) == (has(self.challengers) && "
+                "size(self.challengers) > 0)",
+                "challengers go with rollout.strategy ABTest or Bandit, which need at least one",
+            ),
+            (
+                "!has(self.challengers) || self.challengers.all(c, c.name != 'control')",
+                "control is what the version of spec.model is called; give the challenger another name",
+            ),
+            (
+                "!has(self.challengers) || self.challengers.map(c, has(c.weight) ? c.weight : 1).sum() <= 99",
+                "the weights of the challengers must leave at least 1% for spec.model and each that has none",
+            ),
+            (
+                "!has(self.challengers) || self.rollout.strategy == 'ABTest' || "
+                "self.challengers.all(c, !has(c.weight))",
+                "the weights of strategy Bandit follow the goal: leave out those of the challengers",
+            ),
+            (
+                "!has(self.challengers) || !has(self.backend) || self.backend != 'Knative' || "
+                "self.challengers.all(c, has(c.model.container))",
+                "the Knative backend runs images: give every challenger a model.container",
+            ),
+            (
+                "!has(self.challengers) || self.challengers.all(c, !has(c.model.transformer) || "
+                "(has(self.backend) ? self.backend == 'KServe' : has(c.model.uri)))",
+                "a challenger's transformer needs the KServe backend: set backend: KServe",
+            ),
+        )
+    }
 
     @property
     def template(self) -> Template:
         """The part of the spec that makes a version."""
         return Template.model_validate({name: getattr(self, name) for name in Template.model_fields})
+
+    @property
+    def experiments(self) -> bool:
+        """Whether several versions are to be compared."""
+        return self.rollout.strategy in ("ABTest", "Bandit")
+
+    def template_of(self, challenger: Challenger) -> Template:
+        """What makes a challenger's version: the spec's template with its model."""
+        return self.template.model_copy(update={"model": challenger.model})
 
 
 class VersionStatus(Type):
@@ -84,7 +134,7 @@ class VersionStatus(Type):
 
     id: Annotated[str, Field(description="The version's name as a slug, and eight digits of its hash.")]
     name: Annotated[str, Field(description="Your name for it: model.version.")]
-    role: Annotated[Literal["Stable", "Candidate", "Kept"], Field(description="What it is here for.")]
+    role: Annotated[Literal["Stable", "Candidate", "Challenger", "Kept"], Field(description="What it is here for.")]
     weight: Annotated[int, Field(description="Percent of requests that the Route sends to it now.")] = 0
     revision: Annotated[str | None, Field(description="The Knative Revision it is pinned to.")] = None
     url: Annotated[str | None, Field(description="URL that reaches this version alone.")] = None
@@ -102,10 +152,11 @@ class Rejected(Type):
 
 
 class Pinned(Type):
-    """An undo in force: traffic goes to another version than the spec asks for."""
+    """Traffic goes to another version than spec.model asks for: by an undo, or since it won an A/B test."""
 
     to: Annotated[str, Field(description="Version that has, or is to get, the traffic.")]
     over: Annotated[str, Field(description="Version of the spec that it stands in for.")]
+    won: Annotated[bool, Field(description="Whether it is here since it won an A/B test.")] = False
 
 
 class RequestStatus(Type):
@@ -143,8 +194,11 @@ class ModelDeploymentStatus(Type):
         ),
     ] = []
     rollout: Annotated[RolloutStatus | None, Field(description="The rollout on its way.")] = None
+    experiment: Annotated[
+        ExperimentStatus | None, Field(description="The A/B/n test or bandit on its way, or its outcome.")
+    ] = None
     rejected: Annotated[Rejected | None, Field(description="The version of the spec that was given up.")] = None
-    pinned: Annotated[Pinned | None, Field(description="The undo in force.")] = None
+    pinned: Annotated[Pinned | None, Field(description="The undo, or the winner, in force.")] = None
     request: Annotated[RequestStatus | None, Field(description="What became of the last request.")] = None
     acted: Annotated[
         list[str],

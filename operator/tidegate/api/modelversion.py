@@ -48,10 +48,10 @@ class ModelVersionStatus(Type):
     """What has become of it."""
 
     role: Annotated[
-        Literal["Stable", "Candidate", "Kept", "Rejected", "Retired"],
+        Literal["Stable", "Candidate", "Challenger", "Kept", "Rejected", "Retired"],
         Field(
-            description="Stable: has the traffic. Candidate: on its way. Kept: for an undo. Rejected: given up. "
-            "Retired: a record only."
+            description="Stable: has the traffic. Candidate: on its way. Challenger: in an experiment. Kept: for an "
+            "undo. Rejected: given up. Retired: a record only."
         ),
     ] = "Retired"
     revision: Annotated[str | None, Field(description="The Knative Revision it is pinned to.")] = None

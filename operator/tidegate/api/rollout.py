@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tidegate.api.base import Duration, Type, rules
 from tidegate.api.evidence import Guardrail, GuardrailStatuses, Verdict
+from tidegate.api.experiment import Bandit
 
 
 class Pause(Type):
@@ -66,11 +67,13 @@ class RolloutSpec(Type):
     """How traffic moves from the stable version to a new one."""
 
     strategy: Annotated[
-        Literal["Progressive", "BlueGreen", "Immediate"],
+        Literal["Progressive", "BlueGreen", "Immediate", "ABTest", "Bandit"],
         Field(
             description="Progressive: as fast as the evidence allows, or in steps. BlueGreen: all at once, when the "
             "new version has as many replicas as the stable one, which stays warm for a time. Immediate: all at once, "
-            "as soon as it is ready."
+            "as soon as it is ready. ABTest: spec.challengers get fixed weights beside spec.model until one version "
+            "is proven best. Bandit: their weights follow the goal. With the last two, a change of spec.model goes as "
+            "with Progressive first."
         ),
     ] = "Progressive"
     steps: Annotated[
@@ -108,6 +111,23 @@ class RolloutSpec(Type):
         Literal["Hold", "Rollback"],
         Field(description="After that: hold until `tidegate promote --full` or `abort`, or roll back."),
     ] = "Hold"
+    goal: Annotated[
+        str,
+        Field(
+            description="What ABTest and Bandit compare versions by. reward: the mean of what users report, of which "
+            "more is better; or the name of a guardrail on errors or latency, whose bad responses are counted.",
+            min_length=1,
+            max_length=32,
+        ),
+    ] = "reward"
+    promote_winner: Annotated[
+        bool,
+        Field(
+            description="ABTest: give the winner all requests once its guardrails are Healthy. spec.model is left as "
+            "it is, and status says so."
+        ),
+    ] = False
+    bandit: Annotated[Bandit, Field(description="How the weights of strategy Bandit follow the goal.")] = Bandit()
     paused: Annotated[
         bool, Field(description="Hold the rollout where it is. Rolling back a failing candidate goes on.")
     ] = False
@@ -151,6 +171,17 @@ class RolloutSpec(Type):
                 "!has(self.deadline) || "
                 "(duration(self.deadline) >= duration('1m') && duration(self.deadline) <= duration('720h'))",
                 "rollout.deadline: 1m to 720h",
+            ),
+            (
+                "!has(self.goal) || self.goal == 'reward' || "
+                "(has(self.guardrails) && size(self.guardrails) > 0 "
+                "? self.guardrails.exists(g, g.name == self.goal && "
+                "(has(g.errors) || (has(g.latency) && has(g.latency.slowerThan)))) : self.goal == 'errors')",
+                "rollout.goal: reward, or the name of a guardrail on errors, or on latency with slowerThan",
+            ),
+            (
+                "self.strategy == 'ABTest' || !has(self.promoteWinner) || !self.promoteWinner",
+                "promoteWinner goes with strategy ABTest: a bandit has no end",
             ),
         )
     }

@@ -12,8 +12,10 @@ from tidegate.core.lifecycle import Turn, traffic
 from tidegate.core.observed import Object, condition, up_to_date
 from tidegate.core.views import View
 
-_WAITING = frozenset({"Paused", "AwaitingApproval", "NoCounts", "BudgetTooSmall", "DeadlineExceeded"})
-"""Reasons for which a rollout stands until somebody does something."""
+_WAITING = frozenset(
+    {"Paused", "AwaitingApproval", "NoCounts", "BudgetTooSmall", "DeadlineExceeded", "WinnerFound", "NoChallenger"}
+)
+"""Reasons for which a rollout or an experiment stands until somebody does something."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def _ready(scene: Scene) -> Said:
         return "False", scene.problem.reason, scene.problem.message
     if status.stable is None:
         return _given_up(scene) or _versions_ready(scene)
-    if apart := _apart(scene):
+    pinned = status.pinned
+    if not (pinned and pinned.won) and (apart := _apart(scene)):
         return apart
     if status.rollout:
         return (
@@ -87,6 +90,9 @@ def _ready(scene: Scene) -> Said:
     servable, told = _servable(scene), _shown(scene, status.stable)
     if servable[0] != "True":
         return "Unknown", "RouteNotReady", servable[2]
+    if status.experiment and scene.turn.stand:  # weights may move often: that it answers is what matters
+        split = ", ".join(f"{arm.name} {arm.weight}%" for arm in status.experiment.arms if arm.weight) or "control 100%"
+        return "True", "Experimenting", f"{split}; see Progressing"
     if not route.settled(scene.route, traffic(scene.views[status.stable])):
         return "Unknown", "RouteNotReady", f"the gateway is taking on that {told} serves all requests"
     return "True", "Serving", f"{told} serves all requests"
@@ -104,7 +110,16 @@ def _apart(scene: Scene) -> Said | None:
     """What to say where spec and traffic differ on purpose."""
     if given_up := _given_up(scene):
         return given_up
-    if pinned := scene.turn.status.pinned:
+    pinned = scene.turn.status.pinned
+    if pinned and pinned.won:
+        ways = "make it spec.model and drop it from the challengers, or `tidegate undo`"
+        return (
+            "False",
+            "WinnerServing",
+            f"{_shown(scene, pinned.to)} has won and has all requests, the spec asks for "
+            f"{_shown(scene, pinned.over)}: {ways}",
+        )
+    if pinned:
         ways = "change the spec, or `tidegate retry` for what it asks"
         return (
             "False",
@@ -157,6 +172,10 @@ def _progressing(scene: Scene) -> Said:
         )
     if apart := _apart(scene):
         return "False", apart[1], apart[2]
+    if status.experiment and (stand := scene.turn.stand):
+        failed = any(scene.views[arm.version].ready == "False" for arm in status.experiment.challengers)
+        stuck = stand.reason in _WAITING or (stand.reason == "CandidateNotReady" and failed)
+        return "False" if stuck else "True", stand.reason, stand.message
     return "False", "AtRest", f"{_shown(scene, status.stable)} is the version of the spec and has all requests"
 
 
@@ -164,7 +183,8 @@ def _versions_ready(scene: Scene) -> Said:
     if scene.problem:
         return "False", scene.problem.reason, scene.problem.message
     status = scene.turn.status
-    wanted = dict.fromkeys(identity for identity in (status.stable, scene.turn.goal) if identity in scene.views)
+    tested = [arm.version for arm in status.experiment.challengers] if status.experiment and scene.turn.stand else []
+    wanted = dict.fromkeys(i for i in (status.stable, scene.turn.goal, *tested) if i in scene.views)
     states = {identity: scene.views[identity].ready for identity in wanted if identity is not None}
     note = f"; {scene.note}" if scene.note else ""
     failures: tuple[tuple[Truth, str], ...] = (("False", "VersionFailed"), ("Unknown", "VersionStarting"))

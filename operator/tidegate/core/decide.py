@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,13 +19,14 @@ from tidegate.api.evidence import Verdict
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, VersionStatus
 from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from tidegate.api.template import Template
-from tidegate.core import lifecycle, names, requests, route, scaling, versions, workloads
+from tidegate.core import experiment, lifecycle, names, requests, route, scaling, versions, workloads
 from tidegate.core.conditions import Problem, Scene, conditions
 from tidegate.core.events import Event, between
 from tidegate.core.lifecycle import Turn
 from tidegate.core.observed import Object, Observed, Platform, Target, name, owned
 from tidegate.core.placement import forbidden, place
 from tidegate.core.rollout.advance import replan
+from tidegate.core.rollout.counts import Sample
 from tidegate.core.rollout.plan import plan
 from tidegate.core.views import View, look
 
@@ -66,16 +67,20 @@ def decide(observed: Observed, now: datetime) -> Decision:
 
     # the versions: what the spec asks for, and what there has been
     specs = {s.id: s for record in observed.records if owned(record, raw) and (s := _read(record))}
-    desired = names.version_id(spec.model.version, versions.digest(spec.template))
-    problem = None
-    made = desired not in specs
     if lost := _unreadable(observed, old, specs):
         return _told(old, "RecordUnreadable", lost, generation, now)
-    if made:
+    desired = versions.identity(spec.template)
+    challengers = {c.name: versions.identity(spec.template_of(c)) for c in spec.challengers if spec.experiments}
+    problem = _same(desired, challengers)
+    made = []
+    for template in (spec.template, *(spec.template_of(c) for c in spec.challengers if spec.experiments)):
+        if (identity := versions.identity(template)) in specs:
+            continue
         try:
-            specs[desired] = versions.record(raw, spec.template, observed.runtimes, specs.values())
+            specs[identity] = versions.record(raw, template, observed.runtimes, specs.values())
+            made.append(identity)
         except versions.NoRuntime as missing:
-            problem = _not_installed(observed.platform, spec.template) or Problem(
+            problem = _not_installed(observed.platform, template) or Problem(
                 "NoRuntime", f"{missing.message}. Install one, or name it in model.runtime"
             )
     views = look(observed, old, specs, now)
@@ -84,33 +89,39 @@ def decide(observed: Observed, now: datetime) -> Decision:
     foreign_route = observed.route is not None and not owned(observed.route, raw)
     the_route = None if foreign_route else observed.route
     status = lifecycle.forget(old, desired, specs)
+    if status.experiment and status.experiment.id != experiment.identity(desired, challengers, spec.rollout.goal):
+        status = status.model_copy(update={"experiment": None})
     if status.stable is None:
         status = status.model_copy(update={"stable": _carrying(the_route, views)})
     kept = status.kept[: spec.rollout.keep_versions]
     status = status.model_copy(update={"kept": kept, "observed_generation": generation})
-    steps = plan(spec.rollout, spec.scaling.window, known=lifecycle.goal(status, desired) in kept)
+    steps = plan(spec.rollout, spec.scaling.window, known=_known(status, desired))
     if status.rollout and status.rollout.candidate == lifecycle.goal(status, desired):
         status = status.model_copy(update={"rollout": replan(status.rollout, steps)})
     status = requests.take(raw, status, desired, steps, specs.values(), now)
     goal = lifecycle.goal(status, desired)
     problem = problem if goal == desired else None
-    if goal is not None and goal in views and goal != status.stable and views[goal].workload is None:
-        problem = _problem(observed, views[goal])
+    coming = [identity for identity in (goal, *challengers.values()) if identity in views and identity != status.stable]
+    for identity in coming:
+        if problem is None and views[identity].workload is None:
+            problem = _problem(observed, views[identity])
     if foreign_route:
         problem = Problem(
             "NameTaken", f"a Route called {name(raw)} is there and is not ours; delete it, or rename this"
         )
     if problem:
-        turn = Turn(status.model_copy(update={"rollout": None}), goal=status.stable)
+        turn = Turn(status.model_copy(update={"rollout": None, "experiment": None}), goal=status.stable)
     else:
-        steps = plan(spec.rollout, spec.scaling.window, known=goal in status.kept)
+        steps = plan(spec.rollout, spec.scaling.window, known=_known(status, desired))
         turn = lifecycle.turn(status, spec, desired, steps, views, the_route, observed.sample, now)
+        if challengers and turn.status.rollout is None and turn.goal == turn.status.stable == desired:
+            turn = _compared(turn, spec, challengers, views[desired], views, the_route, observed.sample, now)
 
     # what should be there, and what should not
-    active = {identity for identity in (turn.status.stable, turn.goal, *turn.status.kept) if identity in views}
+    active = {i for i in (turn.status.stable, turn.goal, *turn.status.kept, *_contesting(turn)) if i in views}
     apply: list[dict[str, Any]] = []
-    if made and problem is None:
-        apply.append(versions.manifest(raw, specs[desired]))
+    if problem is None:
+        apply += [versions.manifest(raw, specs[identity]) for identity in made]
     apply += [workloads.manifest(raw, views[i].spec) for i in sorted(active) if not views[i].foreign]
     apply += _replicas(turn, spec, views, the_route, observed.revisions)
     traffic = _traffic(turn, views)
@@ -138,9 +149,53 @@ def decide(observed: Observed, now: datetime) -> Decision:
         delete=tuple(_leftovers(observed, active, the_route)),
         version_status=dict(_record_statuses(observed, status, views, generation, now)),
         events=tuple(between(old, status)),
-        wake_at=turn.next.wake_at if turn.next else None,
+        wake_at=turn.next.wake_at if turn.next else turn.stand.wake_at if turn.stand else None,
         blocked=problem is not None,
     )
+
+
+def _same(desired: str, challengers: Mapping[str, str]) -> Problem | None:
+    """Two names for one version: then there is nothing to compare."""
+    seen = {desired: "spec.model"}
+    for name_, identity in challengers.items():
+        if identity in seen:
+            return Problem(
+                "SameVersion",
+                f"challenger {name_} is the same version as {seen[identity]}; change its model or remove it",
+            )
+        seen[identity] = f"challenger {name_}"
+    return None
+
+
+def _known(status: ModelDeploymentStatus, desired: str) -> bool:
+    """Whether the version that should have the traffic has been through all that before."""
+    goal = lifecycle.goal(status, desired)
+    won = status.pinned is not None and status.pinned.won and status.pinned.to == goal
+    return won or goal in status.kept
+
+
+def _compared(
+    turn: Turn,
+    spec: ModelDeploymentSpec,
+    challengers: Mapping[str, str],
+    control: View,
+    views: Mapping[str, View],
+    the_route: Object | None,
+    sample: Sample | None,
+    now: datetime,
+) -> Turn:
+    """At rest at the version of the spec, the challengers have their turn."""
+    begun = experiment.begun(turn.status, spec, challengers, control)
+    moved, stand = experiment.advance(begun, spec, views, the_route, sample, now)
+    pinned = experiment.promotion(moved, spec, begun.control.version)
+    status = turn.status.model_copy(update={"experiment": moved, "pinned": pinned or turn.status.pinned})
+    return replace(turn, status=status, stand=stand)
+
+
+def _contesting(turn: Turn) -> tuple[str, ...]:
+    """Versions that are here for the experiment that is on."""
+    on = turn.status.experiment
+    return tuple(arm.version for arm in on.challengers) if on and turn.stand else ()
 
 
 def _said(status: ModelDeploymentStatus) -> Verdict | None:
@@ -256,6 +311,8 @@ def _traffic(turn: Turn, views: Mapping[str, View]) -> tuple[Target, ...]:
     if status.stable is None:
         return ()
     stable, rollout = views[status.stable], status.rollout
+    if status.experiment and turn.stand:
+        return experiment.traffic(status.experiment, views)
     if rollout is None:
         return lifecycle.traffic(stable)
     candidate = views[rollout.candidate]
@@ -280,6 +337,8 @@ def _replicas(
         floors[rollout.candidate] = turn.next.floor if turn.next else spec.scaling.initial
     elif status.stable is None and turn.goal:
         floors[turn.goal] = max(spec.scaling.min, spec.scaling.initial)
+    if turn.stand:
+        floors |= turn.stand.floors
     for identity in status.kept:
         if identity not in floors and not route.mentions(the_route, [r.name for r in views[identity].revisions]):
             floors[identity] = 0
@@ -323,18 +382,20 @@ def _leftovers(observed: Observed, active: set[str], the_route: Object | None) -
 def _version_statuses(
     turn: Turn, views: Mapping[str, View], the_route: Object | None, active: set[str]
 ) -> list[VersionStatus]:
-    """The versions that are being kept: stable, then candidate, then those for an undo."""
+    """The versions that are being kept: stable, then candidate, then challengers, then those for an undo."""
     status = turn.status
     flow = {target.revision: target for target in route.in_force(the_route)}
     out = []
-    for identity in dict.fromkeys((status.stable, turn.goal, *status.kept)):
+    contesting = _contesting(turn)
+    for identity in dict.fromkeys((status.stable, turn.goal, *contesting, *status.kept)):
         if identity is None or identity not in active:
             continue
         view = views[identity]
         target = flow.get(view.revision.name) if view.revision else None
         pinned = view.revision if view.revision and view.ready == "True" else None
         before = next((v.revision for v in status.versions if v.id == identity), None)
-        role = "Stable" if identity == status.stable else "Candidate" if identity == turn.goal else "Kept"
+        roles = (("Stable", (status.stable,)), ("Candidate", (turn.goal,)), ("Challenger", contesting))
+        role = next((role for role, those in roles if identity in those), "Kept")
         out.append(
             VersionStatus(
                 id=identity,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from tidegate.api.experiment import ExperimentStatus
 from tidegate.api.modeldeployment import ModelDeploymentStatus
 
 
@@ -44,6 +45,7 @@ def between(old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> Iterator[
         yield Event("Normal", "Healthy", f"{now.candidate} is proven healthy at {now.weight}%")
     if now and now.doubt and (was is None or was.doubt != now.doubt):
         yield Event("Warning", "NoCounts", now.doubt)
+    yield from _of_experiment(old.experiment, new.experiment)
     if new.stable and new.stable != old.stable:
         yield Event(
             "Normal",
@@ -53,3 +55,24 @@ def between(old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> Iterator[
     before, after = old.condition("Ready"), new.condition("Ready")
     if after and after.status == "False" and (before is None or before.reason != after.reason):
         yield Event("Warning", after.reason, after.message)
+
+
+def _of_experiment(was: ExperimentStatus | None, now: ExperimentStatus | None) -> Iterator[Event]:
+    """What happened to the versions of an experiment. A bandit's weights move all the time: that is no news."""
+    if now is None:
+        return
+    same = was if was and was.id == now.id else None
+    if now.began and not (same and same.began):
+        split = ", ".join(f"{arm.name} ({arm.version}) {arm.weight}%" for arm in now.arms)
+        yield Event("Normal", "ExperimentStarted", split)
+    before = {arm.name: arm for arm in same.arms} if same else {}
+    for arm in now.arms:
+        if arm.out and not (arm.name in before and before[arm.name].out):
+            calm = arm.out in ("Worse", "Aborted")
+            yield Event(
+                "Normal" if calm else "Warning", f"Challenger{arm.out}", f"{arm.name} ({arm.version}): {arm.why}"
+            )
+    if now.winner and not (same and same.winner == now.winner):
+        yield Event("Normal", "WinnerFound", f"{now.winner} is left: the others are proven worse, or out")
+    if now.doubt and not (same and same.doubt == now.doubt):
+        yield Event("Warning", "NoCounts", now.doubt)

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from tidegate.api.base import seconds
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected
 from tidegate.api.rollout import RolloutStatus
-from tidegate.core import route
+from tidegate.core import experiment, route
+from tidegate.core.experiment import Stand
 from tidegate.core.observed import Object, Target
 from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import Facts, Next, advance, replan
@@ -30,6 +31,8 @@ class Turn:
     """What the rollout waits for, while one is on."""
     goal: str | None = None
     """Version that should have the traffic in the end."""
+    stand: Stand | None = None
+    """Where the experiment stands, while one is on."""
 
 
 def goal(status: ModelDeploymentStatus, desired: str) -> str | None:
@@ -115,6 +118,9 @@ def _rolled_back(
             id=desired, reason=reason, message=said, at=now, verdict=rollout.verdict, guardrails=rollout.guardrails
         )
         return status.model_copy(update={"rejected": rejected})
+    if status.experiment and status.pinned and status.pinned.won:  # the winner of an experiment, which is lost by that
+        tested = experiment.without(status.experiment, rollout.candidate, "Failed", said)
+        return status.model_copy(update={"pinned": None, "experiment": tested})
     pinned = Pinned(to=rollout.stable, over=desired) if rollout.stable != desired else None
     kept = [identity for identity in status.kept if identity != rollout.candidate]
     request = status.request
@@ -131,7 +137,12 @@ def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStat
     if running and running.candidate == aim and running.stable == stable.spec.id:
         return running
     floor = max(stable.replicas, running.stable_replicas if running else 0)
-    return RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
+    begun = RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
+    tested = status.experiment
+    if tested and status.pinned and status.pinned.won:  # it goes on from the share that it had in the experiment
+        weight = sum(arm.weight for arm in tested.arms if arm.version == aim)
+        begun = begun.model_copy(update={"weight": weight, "exposed": tested.began if weight else None})
+    return begun
 
 
 def _next(

@@ -11,9 +11,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
+from tidegate.api.experiment import ExperimentStatus
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION, ModelDeploymentStatus, Pinned, Rejected, RequestStatus
 from tidegate.api.modelversion import ModelVersionSpec
+from tidegate.core import experiment
 from tidegate.core.observed import Object
 from tidegate.core.rollout.plan import Planned
 
@@ -70,11 +73,11 @@ def _act(
         case "undo":
             return _undo(subject, status, desired, records, now)
         case "retry":
-            if not (status.rejected or status.pinned):
-                raise Refused("nothing to retry: the version of the spec was neither given up nor undone")
-            return status.model_copy(update={"rejected": None, "pinned": None}), f"{desired} is tried again"
+            return _retry(status, desired)
 
     rollout = status.rollout
+    if rollout is None and status.experiment and not status.pinned:
+        return _of_experiment(verb, subject, status, status.experiment, desired, records)
     if rollout is None:
         raise Refused("no rollout is on")
     named = {record.template.model.version for record in records if record.id == rollout.candidate}
@@ -95,11 +98,54 @@ def _act(
     return status.model_copy(update={"rollout": rollout}), message
 
 
+def _retry(status: ModelDeploymentStatus, desired: str) -> tuple[ModelDeploymentStatus, str]:
+    tested = status.experiment
+    if not (status.rejected or status.pinned or (tested and any(arm.out for arm in tested.arms))):
+        raise Refused(
+            "nothing to retry: the version of the spec was neither given up nor undone, and no challenger is out"
+        )
+    told = f"{desired} and its challengers are compared anew" if tested else f"{desired} is tried again"
+    return status.model_copy(update={"rejected": None, "pinned": None, "experiment": None}), told
+
+
+def _of_experiment(
+    verb: str,
+    subject: str | None,
+    status: ModelDeploymentStatus,
+    tested: ExperimentStatus,
+    desired: str,
+    records: list[ModelVersionSpec],
+) -> tuple[ModelDeploymentStatus, str]:
+    """Takes challengers out, all of them or one, or gives one all requests."""
+    names = {record.id: record.template.model.version for record in records}
+    there = tested.challengers
+    chosen = [arm for arm in there if subject in (None, arm.name, arm.version, names.get(arm.version))]
+    listed = ", ".join(arm.name for arm in there) or "none"
+    match verb:
+        case "abort":
+            if not chosen:
+                raise Refused(f"no challenger {subject or ''} is in the experiment; there are: {listed}")
+            for arm in chosen:
+                tested = experiment.without(tested, arm.version, "Aborted", "aborted on request")
+            told = f"{', '.join(arm.name for arm in chosen)} out of the experiment; `tidegate retry` begins it anew"
+            return status.model_copy(update={"experiment": tested}), told
+        case "promote":
+            if subject is None or len(chosen) != 1:
+                raise Refused(f"say which challenger is to get all requests; there are: {listed}")
+            pinned = Pinned(to=chosen[0].version, over=desired, won=True)
+            return status.model_copy(update={"pinned": pinned}), f"{chosen[0].name} gets all requests"
+        case _:
+            raise Refused("an experiment is on, which has no pauses to approve")
+
+
 def _abort(
     status: ModelDeploymentStatus, candidate: str, desired: str, now: datetime
 ) -> tuple[ModelDeploymentStatus, str]:
     """Gives the candidate up. If it was on its way by an undo, the undo is what is given up."""
     if candidate != desired and status.stable == desired:
+        if status.experiment and status.pinned and status.pinned.won:
+            tested = experiment.without(status.experiment, candidate, "Aborted", "aborted on request")
+            return status.model_copy(update={"pinned": None, "experiment": tested}), f"{candidate} is given up"
         return status.model_copy(update={"pinned": None}), f"the undo to {candidate} is called off"
     rejected = Rejected(
         id=desired, reason="Aborted", message="aborted on request; `tidegate retry` tries it again", at=now
@@ -120,9 +166,14 @@ def _undo(
     target = next((k for k in kept if subject in (None, k, by_id[k])), None)
     if target is None:
         raise Refused(f"{subject} is not kept; there are: {', '.join(f'{by_id[k]} ({k})' for k in kept)}")
-    if target == desired:  # the spec asks for it anyway: an earlier undo is taken back
-        return status.model_copy(update={"pinned": None, "rejected": None}), f"back to {target}, as the spec asks"
+    if target == desired:  # the spec asks for it anyway: an earlier undo is taken back, or the winner of a test
+        update: dict[str, Any] = {"pinned": None, "rejected": None}
+        if status.experiment and status.pinned:
+            update["experiment"] = experiment.without(
+                status.experiment, status.pinned.to, "Aborted", "undone on request"
+            )
+        return status.model_copy(update=update), f"back to {target}, as the spec asks"
     return (
-        status.model_copy(update={"pinned": Pinned(to=target, over=desired), "rejected": None}),
+        status.model_copy(update={"pinned": Pinned(to=target, over=desired), "rejected": None, "experiment": None}),
         f"back to {target}; the spec still asks for {desired}",
     )

@@ -31,6 +31,11 @@ def digest(template: Template) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def identity(template: Template) -> str:
+    """The version's id: its name as a slug, and eight digits of the hash."""
+    return names.version_id(template.model.version, digest(template))
+
+
 @dataclass(frozen=True)
 class NoRuntime(Exception):
     """No serving runtime can serve the template."""

@@ -278,14 +278,14 @@ class Bandit:
         if not alive:
             raise ValueError("no arm is left to send requests to")
         had = [float(now.get(arm, 0)) for arm in alive]
-        base = _rounded([share * 100 / sum(had) for share in had] if sum(had) else [100 / len(alive)] * len(alive))
+        base = rounded([share * 100 / sum(had) for share in had] if sum(had) else [100 / len(alive)] * len(alive))
         best = self.best(out)
         wanted = [self.floor + (100 - len(alive) * self.floor) * best[arm] for arm in alive]
         low = [max(share - self.most, min(self.floor, share + self.most)) for share in base]
         if sum(low) > 100:  # many arms below the floor: it comes before the limit of how fast the others may fall
             low = [min(self.floor, share + self.most) for share in base]
         high = [min(share + self.most, 100) for share in base]
-        weights = _rounded(_within(wanted, low, high))
+        weights = rounded(_within(wanted, low, high))
         return dict.fromkeys(self.arms, 0) | dict(zip(alive, weights, strict=True))
 
 
@@ -308,11 +308,12 @@ def _within(wanted: Sequence[float], low: Sequence[float], high: Sequence[float]
     return shifted(up)
 
 
-def _rounded(shares: Iterable[float]) -> list[int]:
-    """Whole numbers that sum to 100, each next to its share: the largest remainders are rounded up, ties in order."""
+def rounded(shares: Iterable[float], total: int = 100) -> list[int]:
+    """Whole numbers that sum to `total`, each next to its share, which do as well: the largest remainders are rounded
+    up, ties in order."""
     shares = [round(share, 9) for share in shares]
     out = [whole(share) for share in shares]
     order = sorted(range(len(shares)), key=lambda i: (out[i] - shares[i], i))
-    for i in order[: 100 - sum(out)]:
+    for i in order[: total - sum(out)]:
         out[i] += 1
     return out

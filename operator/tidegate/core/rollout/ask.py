@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from tidegate.core.observed import Object
+from tidegate.core.rollout import comparison
 from tidegate.core.rollout.counts import Ask
 from tidegate.core.rollout.guardrails import guardrails
 from tidegate.core.rollout.plan import judged
@@ -13,38 +14,49 @@ from tidegate.core.rollout.plan import judged
 
 def ask(deployment: Object) -> Ask | None:
     """What to count; None while nothing is judged, or where it cannot be said yet."""
-    if not (deployment.get("status") or {}).get("rollout"):
+    told = deployment.get("status") or {}
+    if not (told.get("rollout") or told.get("experiment")):
         return None
     try:
         spec = ModelDeploymentSpec.model_validate(deployment["spec"])
         status = ModelDeploymentStatus.model_validate(deployment["status"])
     except ValidationError:
         return None  # the pass over it says so
-    rollout = status.rollout
-    if rollout is None or not judged(spec.rollout):
+    rollout, experiment = status.rollout, status.experiment
+    if rollout and judged(spec.rollout):
+        stable, others, rewards = rollout.stable, {"": rollout.candidate}, False
+    elif rollout is None and experiment and experiment.challengers and not status.pinned:
+        stable, rewards = experiment.control.version, comparison.wants_rewards(spec.rollout)
+        others = {arm.name: arm.version for arm in experiment.challengers}
+    else:
         return None
-    revisions = {version.id: version.revision for version in status.versions}
-    stable, candidate = revisions.get(rollout.stable), revisions.get(rollout.candidate)
-    if not stable or not candidate:
+    revisions = {version.id: version.revision for version in status.versions if version.revision}
+    if any(version not in revisions for version in (stable, *others.values())):
         return None
-    metadata = deployment["metadata"]
-    words = {
-        "{namespace}": metadata["namespace"],
-        "{deployment}": metadata["name"],
-        "{candidate}": candidate,
-        "{stable}": stable,
-    }
-    queries = {}
+    metadata, queries = deployment["metadata"], {}
     for g in guardrails(spec.rollout):
-        if g.query:
-            text = g.query.promql
-            for word, value in words.items():
-                text = text.replace(word, value)
-            queries[g.name] = text
+        rewards = rewards or g.reward is not None
+        if g.query is None:
+            continue
+        for name, version in others.items():
+            queries[comparison.query_name(name, g.name)] = _filled(
+                g.query.promql,
+                namespace=metadata["namespace"],
+                deployment=metadata["name"],
+                candidate=revisions[version],
+                stable=revisions[stable],
+            )
     return Ask(
         namespace=metadata["namespace"],
         deployment=metadata["name"],
-        versions={rollout.stable: stable, rollout.candidate: candidate},
-        rewards=any(g.reward for g in guardrails(spec.rollout)),
+        versions={version: revisions[version] for version in (stable, *others.values())},
+        rewards=rewards,
         queries=queries,
     )
+
+
+def _filled(promql: str, **words: str) -> str:
+    """A query with the names that it is about."""
+    for word, value in words.items():
+        promql = promql.replace(f"{{{word}}}", value)
+    return promql

@@ -126,7 +126,7 @@ class BinaryTest(TwoSided):
         enough = (self.ns >= 1.0) & (self.nc + self.ns >= ENOUGH)
         close = on & (self.dt >= CLOSE_AFTER) & (self.nc >= 1.0) & (enough | (self.dt >= CLOSE_ANYWAY))
         self._judge(np.flatnonzero(close & ~self.skip))
-        self._clear(close | (self.dt >= DISCARD_AFTER))
+        self.discard(close | (self.dt >= DISCARD_AFTER))
         self.stable.add(on if cold is None else on & ~cold, dt, b, n_s)  # last: never used in its own block
 
     def _judge(self, rows: npt.NDArray[np.intp]) -> None:
@@ -160,9 +160,10 @@ class BinaryTest(TwoSided):
     def weight_changed(self, rows: Bools) -> None:
         """As `TwoSided.weight_changed`; the open block is mixed, and thrown away."""
         super().weight_changed(rows)
-        self._clear(rows)
+        self.discard(rows)
 
-    def _clear(self, rows: Bools) -> None:
+    def discard(self, rows: Bools) -> None:
+        """Throws the open blocks of these rows away."""
         for column in (self.a, self.b, self.nc, self.ns, self.dt):
             column[rows] = 0.0
         self.skip[rows] = False

@@ -10,6 +10,11 @@ from tidegate.core.rollout.counts import Count, Reading, Requests, Rewards, Samp
 from tidegate.core.rollout.latency import edge_read, edge_written
 from tidegate.core.rollout.weights import RATE_HALF_LIFE
 
+IDLE = 60.0
+"""Seconds after which a reading without a single new request is written down all the same."""
+NONE = 0.01
+"""Requests per second that are as good as none: there is no more news in their absence."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -56,7 +61,25 @@ class Counting:
         self.t = sample.t
         return Window(took or took_too, requests, rewards)
 
-    def new(self, sample: Sample) -> bool:
+    def news(self, sample: Sample, *, said: str, before: str, waiting: bool, paused: bool, changed: bool) -> bool:
+        """Whether a sample is worth writing down: an idle model's status is not rewritten every few seconds.
+
+        `said` is why it cannot be relied on, `before` what was said last; `waiting`: no new version gets requests yet;
+        `changed`: there is news besides the counts.
+        """
+        if sample.t <= self.t:
+            return False
+        due = sample.t - self.t >= IDLE and self.rate is not None and self.rate > NONE
+        if waiting and self.rate is not None and said == before:
+            # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then
+            return due and not paused
+        if self.rate is None or changed:
+            return said != before or not said
+        if said or before:
+            return said != before
+        return due or self._differs(sample)
+
+    def _differs(self, sample: Sample) -> bool:
         """Whether a sample shows anything that the last whole readings do not."""
         seen = (sample.requests.mark, sample.requests.versions, sample.rewards and sample.rewards.versions)
         return self.requests is None or seen != (

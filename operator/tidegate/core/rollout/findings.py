@@ -15,15 +15,10 @@ from tidegate.api.base import seconds
 from tidegate.api.rollout import RolloutSpec, RolloutStatus
 from tidegate.core.rollout import weights
 from tidegate.core.rollout.advance import Evidence
-from tidegate.core.rollout.counting import Counting
+from tidegate.core.rollout.counting import NONE, Counting
 from tidegate.core.rollout.counts import Sample
 from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, trouble, verdict
 from tidegate.core.rollout.judge import Judge, Report, time_to_verdict
-
-IDLE = 60.0
-"""Seconds after which a reading without a single new request is written down all the same."""
-NONE = 0.01
-"""Requests per second that are as good as none: there is no more news in their absence."""
 
 
 @dataclass
@@ -107,19 +102,15 @@ def restart(rollout: RolloutStatus, spec: RolloutSpec) -> RolloutStatus:
 
 
 def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sample, cold: bool) -> bool:
-    """Whether a sample is worth writing down: an idle model's status is not rewritten every few seconds."""
-    counting = state.counting
-    if sample.t <= counting.t:
-        return False
-    said, due = trouble(spec, sample), sample.t - counting.t >= IDLE
-    if not rollout.weight and counting.rate is not None and said == rollout.doubt:
-        # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then
-        return not spec.paused and due and counting.rate > NONE
-    if counting.rate is None or cold != state.cold or any(g.query for g in guardrails(spec)):
-        return said != rollout.doubt or not said
-    if said or rollout.doubt:
-        return said != rollout.doubt
-    return (due and counting.rate > NONE) or counting.new(sample)
+    """Whether a sample is worth writing down."""
+    return state.counting.news(
+        sample,
+        said=trouble(spec, sample),
+        before=rollout.doubt,
+        waiting=not rollout.weight,
+        paused=spec.paused,
+        changed=cold != state.cold or any(g.query for g in guardrails(spec)),
+    )
 
 
 def _forecast(spec: RolloutSpec, judge: Judge, rate: float | None) -> str:

@@ -30,7 +30,7 @@ class Planned:
 
 def judged(rollout: RolloutSpec) -> bool:
     """Whether a candidate has to prove itself: where neither guardrails nor steps are given, by the usual ones."""
-    return rollout.strategy == "Progressive" and (rollout.guardrails != [] or not rollout.steps)
+    return rollout.strategy not in ("BlueGreen", "Immediate") and (rollout.guardrails != [] or not rollout.steps)
 
 
 def asks_for_proof(plan: Iterable[Planned]) -> bool:

@@ -133,6 +133,10 @@ class RewardTest(TwoSided):
     def weight_changed(self, rows: Bools) -> None:
         """As `TwoSided.weight_changed`; the open block is mixed, and thrown away."""
         super().weight_changed(rows)
+        self.discard(rows)
+
+    def discard(self, rows: Bools) -> None:
+        """Throws the open blocks of these rows away."""
         self._blocks.clear(rows)
 
     def dump(self, row: int) -> dict[str, Any]:

@@ -1,0 +1,338 @@
+"""One pass of an experiment: which versions are in it, how the requests are split, and what follows from the evidence.
+
+The version of spec.model is `control`, and the stable version; the challengers stand beside it. An experiment begins
+once all of them are ready, and stays until the spec asks for another one. Weights are the spec's (ABTest) or follow
+the goal (Bandit). A challenger that a guardrail condemns, that fails, or that is proven worse by the goal of an ABTest
+is out, and the others share its requests; control is what guardrails compare with, and stays to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tidegate.api.base import seconds
+from tidegate.api.experiment import CONTROL, ArmStatus, ExperimentStatus, Out
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned
+from tidegate.core import route
+from tidegate.core.observed import Object, Target
+from tidegate.core.rollout import comparison
+from tidegate.core.rollout.arms import rounded
+from tidegate.core.rollout.counts import Sample
+from tidegate.core.rollout.guardrails import degraded
+from tidegate.core.scaling import replicas_for
+from tidegate.core.views import View
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where the experiment stands after a pass."""
+
+    reason: str
+    message: str
+    """What it waits for."""
+    floors: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that each version should keep until the next pass."""
+    wake_at: datetime | None = None
+    """When to look again, if nothing happens before."""
+
+
+def identity(control: str, challengers: Mapping[str, str], goal: str) -> str:
+    """Short and stable: the same for two experiments with the same versions, by name, and the same goal."""
+    text = json.dumps([control, sorted(challengers.items()), goal])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def begun(
+    status: ModelDeploymentStatus, spec: ModelDeploymentSpec, challengers: Mapping[str, str], control: View
+) -> ExperimentStatus:
+    """The experiment that is on, or a new one. `challengers`: their versions, by name."""
+    mark = identity(control.spec.id, challengers, spec.rollout.goal)
+    running = status.experiment
+    if running and running.id == mark:
+        return running
+    arms = [ArmStatus(name=CONTROL, version=control.spec.id)]
+    arms += [ArmStatus(name=name, version=version) for name, version in challengers.items()]
+    return ExperimentStatus(id=mark, arms=arms, stable_replicas=control.replicas)
+
+
+def advance(
+    experiment: ExperimentStatus,
+    spec: ModelDeploymentSpec,
+    views: Mapping[str, View],
+    the_route: Object | None,
+    sample: Sample | None,
+    now: datetime,
+) -> tuple[ExperimentStatus, Stand]:
+    """Takes an experiment one pass further."""
+    rollout = spec.rollout
+    before = traffic(experiment, views)
+    in_force = bool(before) and route.settled(the_route, before)
+    carrying = [views[arm.version].replicas for arm in experiment.arms if arm.weight]
+    cold = bool(carrying) and min(carrying) == 0
+    experiment = comparison.observe(experiment, rollout, sample, in_force=in_force, cold=cold)
+    if experiment.began:
+        experiment = _put_out(experiment, spec, views, now)
+        decides = rollout.strategy == "ABTest" and not experiment.doubt and not rollout.paused
+        if decides and experiment.winner is None and len(experiment.alive) == 1:
+            experiment = experiment.model_copy(update={"winner": experiment.alive[0].name})
+    stand = _stand(experiment, spec, views, in_force, now)
+    weights = _weights(experiment, spec, moving=in_force and stand.reason in ("Advancing", "Comparing"), now=now)
+    if weights != {arm.name: arm.weight for arm in experiment.arms}:
+        anew = rollout.strategy == "ABTest" or experiment.began is None
+        experiment = comparison.reweighted(_with(experiment, weights, views, now), rollout, anew=anew)
+    return experiment, stand
+
+
+def _with(
+    experiment: ExperimentStatus, weights: Mapping[str, int], views: Mapping[str, View], now: datetime
+) -> ExperimentStatus:
+    """The experiment with other weights. The first time, it begins with what the stable version has by now."""
+    arms = [arm.model_copy(update={"weight": weights[arm.name]}) for arm in experiment.arms]
+    update = {"arms": arms, "changed": now}
+    if experiment.began is None:
+        has = views[experiment.control.version].replicas
+        update |= {"began": now, "stable_replicas": max(experiment.stable_replicas, has)}
+    return experiment.model_copy(update=update)
+
+
+# --- who is in --------------------------------------------------------------------------------------------------------
+
+
+def _put_out(
+    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], now: datetime
+) -> ExperimentStatus:
+    """The experiment without the challengers that must get no more requests."""
+    for arm in experiment.challengers:
+        if said := _verdict(arm, experiment, spec, views[arm.version], now):
+            experiment = without(experiment, arm.version, *said)
+    return experiment
+
+
+def _verdict(
+    arm: ArmStatus, experiment: ExperimentStatus, spec: ModelDeploymentSpec, view: View, now: datetime
+) -> tuple[Out, str] | None:
+    """Why a challenger is out, as a word and in words; None if it may stay."""
+    rollout = spec.rollout
+    if trouble := view.crashing(experiment.began) or (view.trouble if view.ready == "False" else ""):
+        return "Failed", trouble
+    if arm.verdict == "Degraded":
+        return "Degraded", degraded(arm.guardrails)
+    if rollout.strategy == "Bandit" or rollout.paused or experiment.doubt:
+        return None
+    if arm.worse_than:
+        return "Worse", f"{rollout.goal}: proven worse than {arm.worse_than}"
+    if rollout.on_deadline == "Rollback" and _late(experiment, spec, now):
+        return "DeadlineExceeded", f"no version was proven best within {rollout.deadline}"
+    return None
+
+
+def _late(experiment: ExperimentStatus, spec: ModelDeploymentSpec, now: datetime) -> bool:
+    end = _end(experiment, spec)
+    return end is not None and now >= end
+
+
+def _end(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> datetime | None:
+    """Until when an ABTest has to be decided; None before it begins, and once it is. A bandit has no end."""
+    if experiment.began is None or experiment.winner or spec.rollout.strategy == "Bandit":
+        return None
+    return experiment.began + timedelta(seconds=seconds(spec.rollout.deadline))
+
+
+# --- how the requests are split ---------------------------------------------------------------------------------------
+
+
+def shares(spec: ModelDeploymentSpec) -> dict[str, int]:
+    """Percent of each version at the beginning. Those of an ABTest are the spec's; all others share what is left."""
+    given = {c.name: c.weight for c in spec.challengers if c.weight}
+    others = [CONTROL, *(c.name for c in spec.challengers if c.name not in given)]
+    left = 100 - sum(given.values())
+    even = dict(zip(others, rounded([left / len(others)] * len(others), left), strict=True))
+    return {name: given.get(name) or even[name] for name in (CONTROL, *(c.name for c in spec.challengers))}
+
+
+def _weights(experiment: ExperimentStatus, spec: ModelDeploymentSpec, *, moving: bool, now: datetime) -> dict[str, int]:
+    """Percent for each version from now on. `moving`: they may change for the better, and not only to stop one."""
+    present = {arm.name: arm.weight for arm in experiment.arms}
+    within = [CONTROL, *(arm.name for arm in experiment.challengers)]
+    if experiment.began is None:
+        return shares(spec) if moving else present
+    if spec.rollout.strategy == "Bandit":
+        stopped = any(present[arm.name] for arm in experiment.arms if arm.out)
+        every = timedelta(seconds=seconds(spec.rollout.bandit.every))
+        due = experiment.changed is None or now >= experiment.changed + every
+        if stopped or not (moving and due):
+            return _among(within, present)
+        return comparison.bandit_weights(experiment, spec.rollout)
+    return _among(within, shares(spec) if moving or len(within) == 1 else present)
+
+
+def _among(within: Sequence[str], weights: Mapping[str, int]) -> dict[str, int]:
+    """The weights of those that are within, grown in proportion to 100; the others get nothing."""
+    total = sum(weights[name] for name in within)
+    if not total:
+        return dict.fromkeys(weights, 0)
+    grown = rounded([100 * weights[name] / total for name in within])
+    return dict.fromkeys(weights, 0) | dict(zip(within, grown, strict=True))
+
+
+def traffic(experiment: ExperimentStatus, views: Mapping[str, View]) -> tuple[Target, ...]:
+    """The Route's entries: every version that is in and Ready, since one that is not would freeze the Route.
+
+    Before the beginning control has it all, and the challengers have their entries already: what no Route points to
+    is kept at no replica. Nothing if no version could answer.
+    """
+    able = {
+        arm.name: views[arm.version]
+        for arm in (experiment.control, *experiment.challengers)
+        if views[arm.version].revision and views[arm.version].ready == "True"
+    }
+    asked = {arm.name: arm.weight for arm in experiment.arms if arm.name in able}
+    if not any(asked.values()):
+        asked |= {CONTROL: 100} if CONTROL in able and experiment.began is None else {}
+    percents = _among(list(able), asked) if any(asked.values()) else {}
+    found = (view.target(percents[name]) for name, view in able.items() if percents)
+    return tuple(target for target in found if target)
+
+
+# --- what it waits for ------------------------------------------------------------------------------------------------
+
+
+def _stand(
+    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], in_force: bool, now: datetime
+) -> Stand:
+    floors = dict(_floors(experiment, spec, views, now))
+    end, every = _end(experiment, spec), timedelta(seconds=seconds(spec.rollout.bandit.every))
+    tick = experiment.changed + every if experiment.changed and spec.rollout.strategy == "Bandit" else None
+    times = [at for at in (end, tick, _settled_at(experiment, spec)) if at and at > now]
+
+    def stand(reason: str, message: str) -> Stand:
+        return Stand(reason, message, floors, min(times, default=None))
+
+    if experiment.began is None:
+        return stand(*_beginning(experiment, spec, views, floors, in_force))
+    said = _says(experiment, spec)
+    if not experiment.challengers:
+        out = "; ".join(f"{arm.name}: {arm.out}, {arm.why}" for arm in experiment.arms[1:])
+        return stand("NoChallenger", f"no challenger is left: {out}")
+    if not in_force:
+        return stand("Programming", "waiting for the gateway to take the weights on")
+    if spec.rollout.paused:
+        return stand("Paused", "paused by spec.rollout.paused; `tidegate resume` goes on")
+    if experiment.doubt:
+        return stand("NoCounts", experiment.doubt)
+    if experiment.winner:
+        return stand("WinnerFound", f"{experiment.winner} is proven best: {said}. {_next(experiment, spec)}")
+    if _late(experiment, spec, now):
+        return stand(
+            "DeadlineExceeded",
+            f"no version is proven best after {spec.rollout.deadline}: {said}. Wait on, `tidegate promote --arm` one, "
+            "or `tidegate abort`",
+        )
+    return stand("Comparing", said)
+
+
+def _beginning(
+    experiment: ExperimentStatus,
+    spec: ModelDeploymentSpec,
+    views: Mapping[str, View],
+    floors: Mapping[str, int],
+    in_force: bool,
+) -> tuple[str, str]:
+    """What is missing before the challengers can get requests."""
+    for arm in experiment.arms:
+        view = views[arm.version]
+        if view.ready != "True":
+            return "CandidateNotReady", f"{arm.name}: {view.trouble}"
+    if not in_force:
+        return "Programming", "waiting for the gateway to know all versions"
+    for arm in experiment.arms[1:]:
+        if views[arm.version].replicas < floors[arm.version]:
+            there = views[arm.version].replicas
+            return "Warming", f"{arm.name}: {there} of {floors[arm.version]} replicas ready"
+    if spec.rollout.paused:
+        return "Paused", "paused by spec.rollout.paused; `tidegate resume` goes on"
+    if experiment.doubt:
+        return "NoCounts", experiment.doubt
+    if not comparison.counted(experiment):
+        return "Counting", "reading the counters before the first requests"
+    return "Advancing", "the challengers get their first requests"
+
+
+def _says(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> str:
+    """The evidence in one line."""
+    told = []
+    for arm in experiment.arms:
+        if arm.out:
+            told.append(f"{arm.name} is out ({arm.out})")
+            continue
+        counts = f"{arm.goal.rate:g} ({arm.goal.count})" if arm.goal.rate is not None else "nothing counted yet"
+        worse = f", proven worse than {arm.worse_than}" if arm.worse_than else ""
+        told.append(f"{arm.name} {arm.weight}% {counts}{worse}")
+    return f"{spec.rollout.goal}: {'; '.join(told)}"
+
+
+def _next(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> str:
+    """What becomes of the winner."""
+    if experiment.winner == CONTROL:
+        return "The spec may go on without challengers"
+    if not spec.rollout.promote_winner:
+        return f"Make it spec.model, or `tidegate promote --arm {experiment.winner}`"
+    waits = [g.name for arm in experiment.arms if arm.name == experiment.winner for g in arm.guardrails]
+    return f"It is promoted once its guardrails are Healthy ({', '.join(waits)})"
+
+
+def _floors(
+    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], now: datetime
+) -> Iterable[tuple[str, int]]:
+    """Replicas for each version: its share of what the stable version had, until the autoscaler has seen the load.
+
+    Then as few as the spec allows; while something may still be stopped, one that was ready at the beginning at least,
+    so that no cold start is counted. Control keeps in an ABTest what it had: it may have to take everything back.
+    """
+    scaling, control = spec.scaling, experiment.control
+    # before the beginning the stable version still follows its load, and the challengers with it
+    there = max(experiment.stable_replicas, 0 if experiment.began else views[control.version].replicas)
+    until = _settled_at(experiment, spec)
+    over = experiment.winner is not None or not experiment.challengers
+    wanted = shares(spec)
+    for arm in (control, *experiment.challengers):
+        floor = scaling.min if over else max(scaling.min, scaling.initial)
+        if until is None or now < until:
+            share = arm.weight or wanted[arm.name]
+            floor = max(floor, experiment.stable_replicas if arm is control else replicas_for(share, there, scaling))
+        elif arm is control and spec.rollout.strategy == "ABTest" and not over:
+            floor = max(floor, experiment.stable_replicas)
+        yield arm.version, floor
+
+
+def _settled_at(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> datetime | None:
+    """When the autoscaler has seen the whole load of each version; None before the beginning."""
+    if experiment.began is None:
+        return None
+    return experiment.began + timedelta(seconds=seconds(spec.scaling.window))
+
+
+def without(experiment: ExperimentStatus, version: str, out: Out, why: str) -> ExperimentStatus:
+    """The experiment with one more challenger out."""
+    arms = [
+        arm.model_copy(update={"out": out, "why": why[:1024]}) if arm.version == version and arm.out is None else arm
+        for arm in experiment.arms
+    ]
+    gone = {arm.name for arm in arms if arm.out}
+    return experiment.model_copy(
+        update={"arms": arms, "winner": None if experiment.winner in gone else experiment.winner}
+    )
+
+
+def promotion(experiment: ExperimentStatus, spec: ModelDeploymentSpec, desired: str) -> Pinned | None:
+    """The winner as what the traffic goes to, if it may have it all; None if not, or not yet."""
+    if not (spec.rollout.promote_winner and experiment.winner) or spec.rollout.paused or experiment.doubt:
+        return None
+    arm = next(arm for arm in experiment.arms if arm.name == experiment.winner)
+    if arm.name == CONTROL or arm.verdict != "Healthy":
+        return None
+    return Pinned(to=arm.version, over=desired, won=True)
