@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "rollout": {
         "strategy": "Progressive",
         "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
+        "baseline": False,
         "pace": "Eager",
         "deadline": "6h",
         "onDeadline": "Hold",

@@ -79,7 +79,7 @@ class World:
     rate: float = 20.0
     """Users' requests per second."""
     errors: dict[str, float] = field(default_factory=dict)
-    """Share of a version's responses that fail, by name."""
+    """Share of a version's responses that fail, by name, or by id where a name is not enough."""
     source_trouble: str = ""
     """Why the gateway's counts cannot be read."""
     counted: dict[str, Requests] = field(default_factory=dict)
@@ -211,7 +211,8 @@ class World:
             labels = revisions[revision]["metadata"]["labels"]
             before = self.counted.get(labels[VERSION_LABEL], Requests())
             requests = before.requests + round(self.rate * seconds * percent / 100)
-            share = self.errors.get(labels[VERSION_LABEL].split("-")[0], 0.0)
+            name = labels[VERSION_LABEL].split("-")[0]
+            share = self.errors.get(labels[VERSION_LABEL], self.errors.get(name, 0.0))
             errors = before.errors + round(share * (requests - before.requests))
             self.counted[labels[VERSION_LABEL]] = Requests(requests, errors)
             # rounded as a whole, so that a small mean of few responses is not lost

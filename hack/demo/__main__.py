@@ -1,13 +1,14 @@
 """`make demo`: one model's life on the testbed, told as it happens.
 
-Trains two models on real data, serves the first through a ModelDeployment, lets it fall to zero and wakes it, moves to
-the second by evidence while requests keep coming, goes back, and tries a third that fails now and then. Ends with
-status 1 if anything was not as it should be.
+Trains models on real data, serves the first through a ModelDeployment, lets it fall to zero and wakes it, moves to the
+second by evidence while requests keep coming, goes back, tries a third that fails now and then, and finds the best of
+three by whether their answers turned out right. Ends with status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import subprocess
@@ -59,6 +60,25 @@ spec:
     guardrails: [{{name: errors, errors: {{maxIncrease: 2%}}}}]
     risk: {{badResponses: 500}}
 """
+
+
+TEST = """\
+apiVersion: tidegate.dev/v1alpha1
+kind: ModelDeployment
+metadata: {{name: {name}}}
+spec:
+  model: {{version: v1, uri: "s3://models/{name}/v1", format: sklearn}}
+  challengers:
+    - {{name: trees, model: {{version: v2, uri: "s3://models/{name}/v2", format: sklearn}}}}
+    - {{name: stump, model: {{version: v0, uri: "s3://models/{name}/v0", format: sklearn}}}}
+  scaling: {{window: 10s, idle: 5s}}
+  rollout:
+    strategy: ABTest
+    goal: reward
+    promoteWinner: true
+    guardrails: [{{name: errors, errors: {{maxIncrease: 2%}}}}]
+"""
+"""Three versions, compared by the rewards that are reported."""
 
 
 class Unexpected(Exception):
@@ -153,8 +173,8 @@ class Client:
 class Traffic:
     """Constant load: single rows, over and over, from several senders."""
 
-    def __init__(self, client: Client, rows: Any) -> None:
-        self._client, self._rows = client, rows
+    def __init__(self, client: Client, rows: Any, diagnoses: Diagnoses | None = None) -> None:
+        self._client, self._rows, self._diagnoses = client, rows, diagnoses
         self.versions: Counter[str] = Counter()
         self.failures: list[str] = []
         self.slowest = 0.0
@@ -163,8 +183,10 @@ class Traffic:
         for n in range(first, 10**9, SENDERS):
             began = time.monotonic()
             try:
-                _, version = await self._client.predict(self._rows[n % len(self._rows)][None])
+                labels, version = await self._client.predict(self._rows[n % len(self._rows)][None])
                 self.versions[version.split("-")[0]] += 1
+                if self._diagnoses:
+                    await self._diagnoses.report(n, labels[0], version)
             except Exception as error:  # whatever it was, it is a failed request, and told
                 self.failures.append(repr(error))
             self.slowest = max(self.slowest, time.monotonic() - began)
@@ -185,8 +207,50 @@ class Traffic:
         return sum(self.versions.values()) + len(self.failures)
 
 
+class Diagnoses:
+    """What became of each answer: 1 if it was right, 0 if not, sent to the feedback service a batch at a time."""
+
+    BATCH = 50
+
+    def __init__(self, labels: Any) -> None:
+        self._labels = labels
+        self._items: list[dict[str, Any]] = []
+        self.reported = 0
+
+    def __enter__(self) -> Diagnoses:
+        command = ["kubectl", "proxy", "--port=0", "--address=127.0.0.1"]
+        self._proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if self._proxy.stdout is None:
+            raise Unexpected("kubectl proxy says nothing")
+        self._port = int(self._proxy.stdout.readline().strip().rpartition(":")[2])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._proxy.terminate()
+        self._proxy.wait()
+
+    async def report(self, row: int, label: str, version: str) -> None:
+        """Tells whether the label of a row was right; `version` gave it."""
+        reward = int(label == self._labels[row % len(self._labels)])
+        self._items.append({"namespace": NAMESPACE, "deployment": NAME, "version": version, "reward": reward})
+        if len(self._items) >= self.BATCH:
+            batch, self._items = self._items, []
+            await asyncio.to_thread(self._post, batch)
+
+    def _post(self, batch: list[dict[str, Any]]) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        path = "/api/v1/namespaces/tidegate-system/services/tidegate-feedback:http/proxy/v1/feedback"
+        connection.request("POST", path, json.dumps({"items": batch}), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        told = answer.read()
+        connection.close()
+        if answer.status != 200:
+            raise Unexpected(f"the feedback service answers {answer.status}: {told[:300]!r}")
+        self.reported += len(batch)
+
+
 def prepare() -> models.Split:
-    """Trains and uploads both models."""
+    """Trains and uploads the models."""
     data = models.split()
     trained = models.train(data)
     say(f"data: {models.DATA}: {len(data.train.rows)} rows to train on, {len(data.held_out.rows)} held out")
@@ -206,14 +270,37 @@ def prepare() -> models.Split:
     return data
 
 
+def decided(began: float, traffic: Traffic) -> Callable[[], bool]:
+    """Whether the winner has all requests; shows the arms as they change."""
+    shown = ""
+
+    def so() -> bool:
+        nonlocal shown
+        told = status()
+        arms = told.get("experiment", {}).get("arms", [])
+        words = [f"{arm['name']} {arm.get('weight', 0)}%{' out' if arm.get('out') else ''}" for arm in arms]
+        progress = next((c for c in told.get("conditions", []) if c["type"] == "Progressing"), {})
+        line = f"{'  '.join(words)}  {progress.get('reason', '')}"
+        if arms and line != shown:
+            if sys.stdout.isatty():
+                print("\r\033[K", end="")
+            right = [f"{arm['name']} {arm['goal']['rate']:.1%}" for arm in arms if "rate" in arm.get("goal", {})]
+            say(f"{time.monotonic() - began:5.0f} s  {line:<52}  {traffic.sent:>6} requests; right: {', '.join(right)}")
+            shown = line
+        weights = {v["name"]: v["weight"] for v in told.get("versions", []) if v.get("weight")}
+        return progress.get("reason") == "WinnerServing" and weights == {"v2": 100}
+
+    return so
+
+
 async def main() -> None:
     """The whole story."""
     began = time.monotonic()
     client = Client()
-    title(1, "Two models, trained on real data, go to the model store")
+    title(1, "Three models, trained on real data, go to the model store")
     held_out = prepare().held_out
 
-    title(2, "A ModelDeployment serves the first")
+    title(2, "A ModelDeployment serves one of them, v1")
     if kubectl("get", "modeldeployments.tidegate.dev", NAME, "-n", NAMESPACE, "--ignore-not-found"):
         say("the one of an earlier demo is deleted first")
         kubectl("delete", "modeldeployments.tidegate.dev", NAME, "-n", NAMESPACE)
@@ -238,7 +325,7 @@ async def main() -> None:
     await client.predict(held_out.rows[:1])
     say(f"cold start: the next request was answered after {time.monotonic() - at:.1f} s, model fetched and loaded")
 
-    title(5, "The second version, as fast as the evidence allows, under constant load")
+    title(5, "Version v2, as fast as the evidence allows, under constant load")
     async with Traffic(client, held_out.rows) as traffic:
         apply("v2")
         shown = ""
@@ -283,7 +370,7 @@ async def main() -> None:
         f"{len(back.failures)} failed; since then answered by {', '.join(back.versions)}"
     )
 
-    title(7, "A third version that fails a fifth of all requests")
+    title(7, "Version v3, which fails a fifth of all requests")
     manifest = DEGRADED.format(name=NAME, image=os.environ["TIDEGATE_IMAGE_FAULTY"])
     print(textwrap.indent(manifest, "    "), end="")
     kubectl("apply", "-n", NAMESPACE, "-f", "-", text=manifest)
@@ -294,21 +381,36 @@ async def main() -> None:
         f"{len(bad.failures)} of {bad.sent} requests failed until then; {bad.versions['v3']} others were answered by v3"
     )
 
+    title(8, "Which is the best? An A/B/n test of three, by whether the answers turn out right")
+    manifest = TEST.format(name=NAME)
+    print(textwrap.indent(manifest, "    "), end="")
+    kubectl("apply", "-n", NAMESPACE, "-f", "-", text=manifest)
+    with Diagnoses(held_out.labels) as diagnoses:
+        async with Traffic(client, held_out.rows, diagnoses) as test:
+            await until(decided(began, test), "one version is proven best, and promoted", 600)
+    arms = {arm["name"]: arm for arm in status()["experiment"]["arms"]}
+    say(
+        f"{test.sent} requests, failed: {len(test.failures)}, {diagnoses.reported} of them reported as right or wrong; "
+        f"the winner: {status()['experiment'].get('winner')}"
+    )
+
     say()
     for line in (
         'eval "$(make -s env)"                     # leads the shell to this cluster; then:',
         f".venv/bin/tidegate get {NAME}              # versions, weights, and why",
-        f".venv/bin/tidegate retry {NAME}            # tries v3 once more",
+        f".venv/bin/tidegate undo {NAME}             # back to v1, which the spec asks for",
         "kubectl get mdep,mver                      # what there is; kubectl explain mdep.spec.rollout teaches",
         f"kubectl describe mdep {NAME}               # its events",
         f"curl {HOST}:{os.environ['TIDEGATE_URL_PORT']}/v2/models/{NAME}   # its metadata",
     ):
         print(f"    {line}")
-    failed = traffic.failures + back.failures
+    failed = traffic.failures + back.failures + test.failures
     if failed:
         raise Unexpected(f"{len(failed)} requests failed, the first: {failed[0]}")
     if not 0 < len(bad.failures) < 200:
         raise Unexpected(f"{len(bad.failures)} requests to v3 failed; a few should")
+    if status()["experiment"].get("winner") != "trees" or arms["stump"].get("out") != "Worse":
+        raise Unexpected(f"the test was decided another way than the held-out rows: {arms}")
     if set(back.versions) != {"v1"} or not traffic.versions["v2"]:
         raise Unexpected(f"the wrong version answered: {dict(back.versions)}, {dict(traffic.versions)}")
     say(f"\ndone in {time.monotonic() - began:.0f} s; everything is left up to play with, `make down` removes it")

@@ -1,13 +1,14 @@
-"""Two real models for the demo, trained on data that scikit-learn ships.
+"""Three real models for the demo, trained on data that scikit-learn ships.
 
 The data are the breast cancer Wisconsin (diagnostic) set: 569 digitized needle biopsies, 30 numeric features of the
 cell nuclei in each, and a diagnosis, malignant or benign. Half of them is held out, to send as traffic whose right
 answers are known. Version v1 is a logistic regression that looks at texture and symmetry alone; v2 is gradient-boosted
-trees over all 30 features. Both take the same 30 columns, so v2 can stand in for v1.
+trees over all 30 features; v0 asks a single question about smoothness. All take the same 30 columns, so that one can
+stand in for another.
 
     python hack/demo/models.py OUT
 
-writes OUT/v1/model.joblib, OUT/v2/model.joblib and OUT/held_out.npz (arrays `rows`, `labels` and `features`).
+writes OUT/v0/model.joblib, v1/ and v2/ likewise, and OUT/held_out.npz (arrays `rows`, `labels` and `features`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 DATA = "breast cancer Wisconsin (diagnostic), as shipped with scikit-learn"
 SEED = 0
 FEW = ("mean texture", "mean symmetry")
+ONE = "mean smoothness"
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,13 @@ def split() -> Split:
 
 
 def train(data: Split) -> dict[str, Any]:
-    """Both models by version, fitted on the training half."""
+    """The models by version, fitted on the training half."""
     few = [data.features.index(name) for name in FEW]
+    one = [data.features.index(ONE)]
     models = {
+        "v0": make_pipeline(
+            ColumnTransformer([("one", "passthrough", one)]), DecisionTreeClassifier(max_depth=1, random_state=SEED)
+        ),
         "v1": make_pipeline(ColumnTransformer([("few", StandardScaler(), few)]), LogisticRegression()),
         "v2": GradientBoostingClassifier(random_state=SEED),
     }
@@ -90,7 +97,7 @@ def save(models: dict[str, Any], data: Split, out: Path) -> None:
 
 
 def main(out: Path) -> None:
-    """Trains and saves both, and says on what and how well they do."""
+    """Trains and saves all of them, and says on what and how well they do."""
     data = split()
     models = train(data)
     save(models, data, out)

@@ -70,6 +70,7 @@ REST: dict[str, Any] = {
             {"name": "drift", "query": {"promql": "max(drift)", "max": 0.2, "min": 0.01, "for": "5m"}},
         ],
         "risk": {"falseRollback": 0.02, "falsePromotion": 0.1, "badResponses": 50, "beyondBudget": True},
+        "baseline": True,
         "pace": "Steady",
         "deadline": "2h",
         "onDeadline": "Rollback",
@@ -469,6 +470,13 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "guardrails: [] to do without": [
         rolled(steps=[{"weight": 100}]),
         rolled(steps=[{"weight": 0, "pause": {}}], guardrails=[{"name": "e", "errors": {}}]),
+    ],
+    "guardrails compare with a baseline: it goes with Progressive, ABTest or Bandit, and with guardrails": [
+        rolled(baseline=True, strategy="BlueGreen"),
+        rolled(baseline=True, guardrails=[], steps=[{"weight": 50}]),
+    ],
+    "the baseline has as many requests as the candidate: give steps with weights up to 50, and 100": [
+        rolled(baseline=True, steps=[{"weight": 51}])
     ],
     "a guardrail on latency needs one on errors beside it: failures can be fast": [
         guarded({"name": "l", "latency": {}})

@@ -31,7 +31,7 @@ def at(step: int, *, since: datetime | None = None, **more: Any) -> RolloutStatu
 
 
 def facts(replicas: int = 9, *, in_force: bool = True, paused: bool = False) -> Facts:
-    return Facts(in_force=in_force, ready_replicas=replicas, replicas=needed, paused=paused, window=WINDOW)
+    return Facts(in_force=in_force, ready=lambda weight: replicas, replicas=needed, paused=paused, window=WINDOW)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def test_any_pass_moves_by_one_step_at_most_and_never_past_what_is_missing(
     before = RolloutStatus(
         candidate="v2-b", stable="v1-a", step=step, weight=weight, since=since, promote=promote, approved=approved
     )
-    seen = Facts(in_force=in_force, ready_replicas=replicas, replicas=lambda weight: 2, paused=paused)
+    seen = Facts(in_force=in_force, ready=lambda weight: replicas, replicas=lambda weight: 2, paused=paused)
     found: Next = advance(before, plan, seen, NOON)
     moved = found.promoted or found.rollout.step != before.step
     if moved:
@@ -204,7 +204,9 @@ HOUR = timedelta(hours=1)
 
 
 def judged(evidence: Evidence, *, replicas: int = 9, paused: bool = False) -> Facts:
-    return Facts(in_force=True, ready_replicas=replicas, replicas=lambda weight: 1, paused=paused, evidence=evidence)
+    return Facts(
+        in_force=True, ready=lambda weight: replicas, replicas=lambda weight: 1, paused=paused, evidence=evidence
+    )
 
 
 def ramping(weight: int, **more: Any) -> RolloutStatus:

@@ -130,3 +130,68 @@ def test_an_idle_deployment_is_not_written_to_and_a_judged_one_seldom() -> None:
     changes = world.changes
     world.run(600, operator)
     assert world.changes == changes
+
+
+def names_and_weights(world: World) -> dict[str, int]:
+    """Percent of requests by role, as the status has it."""
+    return {version.role: version.weight for version in world.status.versions}
+
+
+def test_a_baseline_is_what_the_candidate_is_compared_with() -> None:
+    world, operator = rolling(baseline=True)
+    world.run(60, operator)
+    found = names_and_weights(world)
+    assert found["Baseline"] == found["Candidate"] > 0
+    assert sum(found.values()) == 100
+    rollout = world.status.rollout
+    counts = {version: world.counted[version].requests for version in (rollout.baseline, rollout.candidate)}
+    (told,) = rollout.guardrails
+    assert told.stable.count <= counts[rollout.baseline], "the stable version's own requests are not among them"
+    assert told.stable.count == told.candidate.count
+    copied = world.objects["Configuration", f"churn-{rollout.baseline}"]["spec"]["template"]["spec"]
+    stable = world.objects["Configuration", f"churn-{rollout.stable}"]["spec"]["template"]["spec"]
+    own = {"name": "TIDEGATE_VERSION", "value": rollout.baseline}
+    assert own in copied["containers"][0]["env"]
+    for pod in (copied, stable):
+        pod["containers"][0]["env"] = [e for e in pod["containers"][0]["env"] if e["name"] != "TIDEGATE_VERSION"]
+    assert copied == stable
+    world.run(1800, operator)
+    assert world.weights() == {"v2": 100}
+    assert world.reason("Ready") == "True/Serving"
+    assert rollout.baseline not in {
+        w["metadata"]["labels"]["tidegate.dev/version"] for w in world.of("Configuration").values()
+    }
+    assert rollout.baseline not in {m["spec"]["id"] for m in world.of("ModelVersion").values()}
+    assert all(split.get("v2", 0) <= 35 or split == {"v2": 100} for split in world.history)
+
+
+def test_what_ails_old_pods_alone_is_not_held_against_a_candidate_with_a_baseline() -> None:
+    """The stable version's old pods answer without a fault, every young pod fails now and then."""
+    world, operator = rolling(baseline=True)
+    world.run(15, operator)
+    baseline = world.status.rollout.baseline
+    world.errors["v2"] = world.errors[baseline] = 0.04
+    world.run(1800, operator)
+    assert world.status.stable.startswith("v2-"), "no worse than a fresh copy of the stable version"
+    alone, operator = rolling()
+    alone.errors["v2"] = 0.04
+    alone.run(1800, operator)
+    assert alone.reason("Ready") == "False/Degraded"
+
+
+def test_a_baseline_may_be_asked_for_and_done_without_under_way() -> None:
+    world, operator = rolling()
+    world.run(40, operator)
+    assert world.status.rollout.guardrails[0].candidate.count
+    spec = world.deployment["spec"]
+    world.submit({**spec, "rollout": {"baseline": True}})
+    world.run(10, operator)
+    assert world.status.rollout.baseline
+    assert world.status.rollout.guardrails[0].candidate.count == 0, "another comparison"
+    world.submit({**spec, "rollout": {}})
+    world.run(1800, operator)
+    assert world.status.stable.startswith("v2-")
+    assert {w["metadata"]["labels"]["tidegate.dev/version"][:2] for w in world.of("Configuration").values()} == {
+        "v1",
+        "v2",
+    }

@@ -44,7 +44,7 @@ def said(
 
 
 def test_a_route_pins_revisions_by_name() -> None:
-    made = route.manifest(DEPLOYMENT, spec(), route.split(V1, V2))
+    made = route.manifest(DEPLOYMENT, spec(), route.split(V1, [V2]))
     assert made["kind"] == "Route"
     assert made["metadata"]["name"] == "churn"
     assert made["metadata"]["ownerReferences"][0]["uid"] == "u1"
@@ -69,13 +69,13 @@ def test_visibility() -> None:
 @pytest.mark.parametrize("weight", [0, 1, 50, 100])
 def test_percents_sum_to_a_hundred(weight: int) -> None:
     candidate = Target("churn-v2-00001", weight, "v2")
-    stable, other = route.split(V1, candidate)
+    stable, other = route.split(V1, [candidate])
     assert stable == Target("churn-v1-00001", 100 - weight, "v1")
     assert other == candidate
     assert route.split(Target("churn-v1-00001", 7, "v1")) == (V1,)
 
 
-SPLIT = route.split(V1, V2)
+SPLIT = route.split(V1, [V2])
 OTHER = route.split(V1)
 
 

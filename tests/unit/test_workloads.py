@@ -446,6 +446,7 @@ ELSEWHERE = {
     "rollout.risk.falsePromotion": "test_findings.test_each_field_of_a_guardrail_is_what_is_judged_by",
     "rollout.risk.badResponses": "test_findings.test_a_budget_that_one_percent_exceeds_is_told_and_may_be_accepted",
     "rollout.risk.beyondBudget": "test_findings.test_a_budget_that_one_percent_exceeds_is_told_and_may_be_accepted",
+    "rollout.baseline": "test_judged_rollouts.test_a_baseline_is_what_the_candidate_is_compared_with",
     "rollout.pace": "test_plan.test_steps_of_each_strategy",
     "rollout.deadline": "test_judged_rollouts.test_on_deadline",
     "rollout.onDeadline": "test_judged_rollouts.test_on_deadline",

@@ -129,12 +129,15 @@ class ModelDeploymentSpec(Template):
         return self.template.model_copy(update={"model": challenger.model})
 
 
+Role = Literal["Stable", "Candidate", "Baseline", "Challenger", "Kept"]
+
+
 class VersionStatus(Type):
     """One version that is being kept: with traffic, on its way to it, or for an undo."""
 
     id: Annotated[str, Field(description="The version's name as a slug, and eight digits of its hash.")]
     name: Annotated[str, Field(description="Your name for it: model.version.")]
-    role: Annotated[Literal["Stable", "Candidate", "Challenger", "Kept"], Field(description="What it is here for.")]
+    role: Annotated[Role, Field(description="What it is here for.")]
     weight: Annotated[int, Field(description="Percent of requests that the Route sends to it now.")] = 0
     revision: Annotated[str | None, Field(description="The Knative Revision it is pinned to.")] = None
     url: Annotated[str | None, Field(description="URL that reaches this version alone.")] = None

@@ -96,6 +96,13 @@ class RolloutSpec(Type):
     risk: Annotated[Risk, Field(description="How often a verdict may be wrong, and what finding out may cost.")] = (
         Risk()
     )
+    baseline: Annotated[
+        bool,
+        Field(
+            description="Compare the candidate with a fresh copy of the stable version that has as many requests, and "
+            "not with the stable version itself: young pods with young pods, caches as cold on either side."
+        ),
+    ] = False
     pace: Annotated[
         Literal["Eager", "Steady"],
         Field(
@@ -163,6 +170,16 @@ class RolloutSpec(Type):
                 "guardrails: [] to do without",
             ),
             (
+                "!has(self.baseline) || !self.baseline || (!(self.strategy in ['BlueGreen', 'Immediate']) && "
+                "!(has(self.guardrails) && size(self.guardrails) == 0))",
+                "guardrails compare with a baseline: it goes with Progressive, ABTest or Bandit, and with guardrails",
+            ),
+            (
+                "!has(self.baseline) || !self.baseline || !has(self.steps) || "
+                "self.steps.all(step, !has(step.weight) || step.weight <= 50 || step.weight == 100)",
+                "the baseline has as many requests as the candidate: give steps with weights up to 50, and 100",
+            ),
+            (
                 "!has(self.guardrails) || !self.guardrails.exists(g, has(g.latency)) || "
                 "self.guardrails.exists(g, has(g.errors))",
                 "a guardrail on latency needs one on errors beside it: failures can be fast",
@@ -192,6 +209,9 @@ class RolloutStatus(Type):
 
     candidate: Annotated[str, Field(description="Version that the traffic moves to.")]
     stable: Annotated[str, Field(description="Version that the traffic moves from.")]
+    baseline: Annotated[
+        str | None, Field(description="Fresh copy of the stable version that the candidate is compared with.")
+    ] = None
     step: Annotated[int, Field(description="Step it is at, from 1; 0 while the candidate warms up.")] = 0
     weight: Annotated[int, Field(description="Percent of requests that the candidate should have now.")] = 0
     since: Annotated[datetime | None, Field(description="When the weight was seen in force at the gateway.")] = None

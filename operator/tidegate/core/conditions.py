@@ -8,7 +8,7 @@ from datetime import datetime
 
 from tidegate.api.conditions import Condition, Truth
 from tidegate.core import route
-from tidegate.core.lifecycle import Turn, traffic
+from tidegate.core.lifecycle import Turn, alone
 from tidegate.core.observed import Object, condition, up_to_date
 from tidegate.core.views import View
 
@@ -93,7 +93,7 @@ def _ready(scene: Scene) -> Said:
     if status.experiment and scene.turn.stand:  # weights may move often: that it answers is what matters
         split = ", ".join(f"{arm.name} {arm.weight}%" for arm in status.experiment.arms if arm.weight) or "control 100%"
         return "True", "Experimenting", f"{split}; see Progressing"
-    if not route.settled(scene.route, traffic(scene.views[status.stable])):
+    if not route.settled(scene.route, alone(scene.views[status.stable])):
         return "Unknown", "RouteNotReady", f"the gateway is taking on that {told} serves all requests"
     return "True", "Serving", f"{told} serves all requests"
 

@@ -16,15 +16,17 @@ from pydantic import ValidationError
 
 from tidegate.api.conditions import Condition, Truth, carry_times
 from tidegate.api.evidence import Verdict
-from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, VersionStatus
+from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Role, VersionStatus
 from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
+from tidegate.api.rollout import RolloutStatus
 from tidegate.api.template import Template
 from tidegate.core import experiment, lifecycle, names, requests, route, scaling, versions, workloads
 from tidegate.core.conditions import Problem, Scene, conditions
 from tidegate.core.events import Event, between
-from tidegate.core.lifecycle import Turn
+from tidegate.core.lifecycle import Sides, Turn
 from tidegate.core.observed import Object, Observed, Platform, Target, name, owned
 from tidegate.core.placement import forbidden, place
+from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import replan
 from tidegate.core.rollout.counts import Sample
 from tidegate.core.rollout.plan import plan
@@ -83,6 +85,9 @@ def decide(observed: Observed, now: datetime) -> Decision:
             problem = _not_installed(observed.platform, template) or Problem(
                 "NoRuntime", f"{missing.message}. Install one, or name it in model.runtime"
             )
+    if spec.rollout.baseline and old.stable in specs:
+        copied = versions.baseline(specs[old.stable])
+        specs[copied.id] = copied
     views = look(observed, old, specs, now)
 
     # the lifecycle: which of them has the traffic, and which is to get it
@@ -118,7 +123,8 @@ def decide(observed: Observed, now: datetime) -> Decision:
             turn = _compared(turn, spec, challengers, views[desired], views, the_route, observed.sample, now)
 
     # what should be there, and what should not
-    active = {i for i in (turn.status.stable, turn.goal, *turn.status.kept, *_contesting(turn)) if i in views}
+    here = (turn.status.stable, turn.goal, *_baseline(turn), *_contesting(turn), *turn.status.kept)
+    active = {identity for identity in here if identity in views}
     apply: list[dict[str, Any]] = []
     if problem is None:
         apply += [versions.manifest(raw, specs[identity]) for identity in made]
@@ -196,6 +202,12 @@ def _contesting(turn: Turn) -> tuple[str, ...]:
     """Versions that are here for the experiment that is on."""
     on = turn.status.experiment
     return tuple(arm.version for arm in on.challengers) if on and turn.stand else ()
+
+
+def _baseline(turn: Turn) -> tuple[str, ...]:
+    """The version that is here for the candidate to be compared with."""
+    rollout = turn.status.rollout
+    return (rollout.baseline,) if rollout and rollout.baseline else ()
 
 
 def _said(status: ModelDeploymentStatus) -> Verdict | None:
@@ -314,11 +326,16 @@ def _traffic(turn: Turn, views: Mapping[str, View]) -> tuple[Target, ...]:
     if status.experiment and turn.stand:
         return experiment.traffic(status.experiment, views)
     if rollout is None:
-        return lifecycle.traffic(stable)
-    candidate = views[rollout.candidate]
-    if candidate.ready == "True":
-        return lifecycle.traffic(stable, candidate, rollout.weight)
-    return () if rollout.weight else lifecycle.traffic(stable)
+        return lifecycle.alone(stable)
+    sides = _sides(rollout, views)
+    if sides.candidate.ready == "True":
+        return sides.traffic(rollout.weight)
+    return () if rollout.weight else lifecycle.alone(stable)
+
+
+def _sides(rollout: RolloutStatus, views: Mapping[str, View]) -> Sides:
+    baseline = views[rollout.baseline] if rollout.baseline else None
+    return Sides(views[rollout.stable], views[rollout.candidate], baseline)
 
 
 def _replicas(
@@ -334,7 +351,9 @@ def _replicas(
     if status.stable:
         floors[status.stable] = max(spec.scaling.min, rollout.stable_replicas if rollout else 0)
     if rollout:
-        floors[rollout.candidate] = turn.next.floor if turn.next else spec.scaling.initial
+        floors[rollout.candidate] = floor = turn.next.floor if turn.next else spec.scaling.initial
+        if rollout.baseline:
+            floors[rollout.baseline] = 0 if rollout.weight and not findings.baseline_weight(rollout.weight) else floor
     elif status.stable is None and turn.goal:
         floors[turn.goal] = max(spec.scaling.min, spec.scaling.initial)
     if turn.stand:
@@ -386,16 +405,21 @@ def _version_statuses(
     status = turn.status
     flow = {target.revision: target for target in route.in_force(the_route)}
     out = []
-    contesting = _contesting(turn)
-    for identity in dict.fromkeys((status.stable, turn.goal, *contesting, *status.kept)):
+    contesting, baseline = _contesting(turn), _baseline(turn)
+    for identity in dict.fromkeys((status.stable, turn.goal, *baseline, *contesting, *status.kept)):
         if identity is None or identity not in active:
             continue
         view = views[identity]
         target = flow.get(view.revision.name) if view.revision else None
         pinned = view.revision if view.revision and view.ready == "True" else None
         before = next((v.revision for v in status.versions if v.id == identity), None)
-        roles = (("Stable", (status.stable,)), ("Candidate", (turn.goal,)), ("Challenger", contesting))
-        role = next((role for role, those in roles if identity in those), "Kept")
+        roles: tuple[tuple[Role, tuple[str | None, ...]], ...] = (
+            ("Stable", (status.stable,)),
+            ("Candidate", (turn.goal,)),
+            ("Baseline", baseline),
+            ("Challenger", contesting),
+        )
+        role: Role = next((role for role, those in roles if identity in those), "Kept")
         out.append(
             VersionStatus(
                 id=identity,

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from tidegate.api.base import seconds
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected
 from tidegate.api.rollout import RolloutStatus
-from tidegate.core import experiment, route
+from tidegate.core import experiment, route, versions
 from tidegate.core.experiment import Stand
 from tidegate.core.observed import Object, Target
 from tidegate.core.rollout import findings
@@ -33,6 +33,39 @@ class Turn:
     """Version that should have the traffic in the end."""
     stand: Stand | None = None
     """Where the experiment stands, while one is on."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The versions of a rollout."""
+
+    stable: View
+    candidate: View
+    baseline: View | None = None
+    """A fresh copy of the stable version, where the candidate is compared with that."""
+
+    @property
+    def reference(self) -> View:
+        """What the candidate is compared with."""
+        return self.baseline or self.stable
+
+    def starting(self, weight: int) -> View | None:
+        """One that is not ready to have so many percent, if there is any."""
+        new = (self.candidate, self.baseline if findings.baseline_weight(weight or 1) else None)
+        return next((view for view in new if view and view.ready != "True"), None)
+
+    def ready(self, weight: int) -> int:
+        """Replicas that are ready of each of those that are new to so many percent."""
+        if self.baseline and findings.baseline_weight(weight):
+            return min(self.candidate.replicas, self.baseline.replicas)
+        return self.candidate.replicas
+
+    def traffic(self, weight: int) -> tuple[Target, ...]:
+        """The Route's entries with so many percent for the candidate, and as many for the baseline if it is Ready."""
+        others = [self.candidate.target(weight)]
+        if self.baseline and self.baseline.ready == "True":
+            others.append(self.baseline.target(findings.baseline_weight(weight)))
+        return route.split(self.stable.target(100), [target for target in others if target])
 
 
 def goal(status: ModelDeploymentStatus, desired: str) -> str | None:
@@ -79,18 +112,20 @@ def turn(
         return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), goal=aim)
 
     stable = views[status.stable]
-    rollout = replan(_begun(status, aim, stable), plan)
+    copied = versions.baseline(stable.spec).id if spec.rollout.baseline and asks_for_proof(plan) else None
+    rollout = _against(replan(_begun(status, aim, stable), plan), copied if copied in views else None)
+    sides = Sides(stable, candidate, views[rollout.baseline] if rollout.baseline else None)
     if rollout.step and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
-    in_force = route.settled(the_route, traffic(stable, candidate, rollout.weight))
+    in_force = route.settled(the_route, sides.traffic(rollout.weight))
     if asks_for_proof(plan):
-        cold = min(stable.replicas, candidate.replicas) == 0
+        cold = min(sides.reference.replicas, candidate.replicas) == 0
         rollout = findings.observe(rollout, spec.rollout, sample, in_force=in_force, cold=cold)
         if rollout.verdict == "Degraded" and not rollout.promote:
             why = degraded(rollout.guardrails)
             return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable)
 
-    coming = _next(rollout, spec, plan, candidate, stable, in_force, now)
+    coming = _next(rollout, spec, plan, sides, in_force, now)
     if coming.late and spec.rollout.on_deadline == "Rollback":
         return Turn(
             _rolled_back(at_rest, rollout, "DeadlineExceeded", coming.message, desired, now), goal=status.stable
@@ -145,22 +180,32 @@ def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStat
     return begun
 
 
+def _against(rollout: RolloutStatus, baseline: str | None) -> RolloutStatus:
+    """The rollout with what its candidate is compared with. With another one, the comparison begins anew."""
+    if rollout.baseline == baseline:
+        return rollout
+    nothing = {name: RolloutStatus.model_fields[name].get_default() for name in findings.FOUND} if rollout.state else {}
+    return rollout.model_copy(update={**nothing, "baseline": baseline})
+
+
 def _next(
     rollout: RolloutStatus,
     spec: ModelDeploymentSpec,
     plan: tuple[Planned, ...],
-    candidate: View,
-    stable: View,
+    sides: Sides,
     in_force: bool,
     now: datetime,
 ) -> Next:
+    stable, candidate = sides.stable, sides.candidate
     there = max(rollout.stable_replicas, stable.replicas)
 
     def replicas(weight: int) -> int:
         return replicas_for(weight, there, spec.scaling)
 
-    if candidate.ready != "True":
-        return Next(rollout, reason="CandidateNotReady", message=candidate.trouble, floor=replicas(rollout.weight))
+    if starting := sides.starting(rollout.weight):
+        which = "" if starting is candidate else "the baseline: "
+        floor = replicas(rollout.weight)
+        return Next(rollout, reason="CandidateNotReady", message=f"{which}{starting.trouble}", floor=floor)
 
     down = _down_since(stable, now)
     if down is not None and not spec.rollout.paused:
@@ -175,7 +220,7 @@ def _next(
 
     facts = Facts(
         in_force=in_force,
-        ready_replicas=candidate.replicas,
+        ready=sides.ready,
         replicas=replicas,
         paused=spec.rollout.paused,
         window=timedelta(seconds=seconds(spec.scaling.window)),
@@ -192,12 +237,9 @@ def _down_since(stable: View, now: datetime) -> datetime | None:
     return max(failed) if failed else None
 
 
-def traffic(stable: View, candidate: View | None = None, weight: int = 0) -> tuple[Target, ...]:
-    """The Route's entries for a stable version and, perhaps, a candidate."""
-    base = stable.target(100)
-    if base is None:
-        return ()
-    return route.split(base, candidate.target(weight) if candidate else None)
+def alone(stable: View) -> tuple[Target, ...]:
+    """The Route's entries for a stable version that has it all; none while it has no Revision."""
+    return route.split(stable.target(100))
 
 
 def _promoted(status: ModelDeploymentStatus, identity: str, keep: int) -> ModelDeploymentStatus:

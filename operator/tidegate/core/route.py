@@ -31,11 +31,12 @@ def manifest(deployment: Object, spec: ModelDeploymentSpec, traffic: Iterable[Ta
     }
 
 
-def split(stable: Target, candidate: Target | None = None) -> tuple[Target, ...]:
-    """Traffic of a stable version and, perhaps, a candidate with some of it. Percents sum to 100."""
-    if candidate is None:
-        return (Target(stable.revision, 100, stable.tag),)
-    return (Target(stable.revision, 100 - candidate.percent, stable.tag), candidate)
+def split(stable: Target | None, others: Iterable[Target] = ()) -> tuple[Target, ...]:
+    """Traffic of a stable version and of others with some of it. Percents sum to 100; nothing without the former."""
+    if stable is None:
+        return ()
+    rest = tuple(others)
+    return (Target(stable.revision, 100 - sum(target.percent for target in rest), stable.tag), *rest)
 
 
 def asked(route: Object | None) -> tuple[Target, ...]:

@@ -70,7 +70,8 @@ class Choice:
 def choose(status: Mapping[str, Any], user: str, salt: str = "") -> Choice:
     """The version of a user, by the status of a ModelDeployment as the API server gives it.
 
-    Without a `salt` the candidate's id is one: each rollout is a draw of its own, from its beginning to its end.
+    Without a `salt` the candidate's id is one, or that of the experiment: each is a draw of its own, from its beginning
+    to its end.
 
     The URL's host is `TAG-NAME.NAMESPACE.DOMAIN`, beside the ModelDeployment's `NAME.NAMESPACE.DOMAIN`, unless
     Knative's tag template was changed; then there are no headers.
@@ -79,9 +80,8 @@ def choose(status: Mapping[str, Any], user: str, salt: str = "") -> Choice:
         ValueError: no version has traffic yet.
     """
     versions: dict[str, Mapping[str, Any]] = {each["id"]: each for each in status.get("versions", ())}
-    version = assign(
-        {name: each.get("weight", 0) for name, each in versions.items()}, user, salt or status.get("candidate") or ""
-    )
+    drawn = salt or status.get("candidate") or (status.get("experiment") or {}).get("id") or ""
+    version = assign({name: each.get("weight", 0) for name, each in versions.items()}, user, drawn)
     url = versions[version].get("url")
     own, common = urlsplit(url or "").hostname or "", urlsplit(status.get("url") or "").hostname or ""
     tag = own.removesuffix(f"-{common}") if common else own

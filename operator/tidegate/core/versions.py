@@ -128,6 +128,17 @@ def record(
     )
 
 
+def baseline(stable: ModelVersionSpec) -> ModelVersionSpec:
+    """A fresh copy of a version to compare a candidate with: the same in all but its id, which its pods are told.
+
+    It has no record of its own, since it follows from the stable version's.
+    """
+    identity = names.version_id(
+        stable.template.model.version, hashlib.sha256(f"baseline {stable.hash}".encode()).hexdigest()
+    )
+    return stable.model_copy(update={"id": identity, "tag": identity})
+
+
 def _author(deployment: Object) -> str:
     """The field manager that last wrote the model's version."""
     entries = [

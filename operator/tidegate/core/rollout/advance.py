@@ -37,8 +37,8 @@ class Facts:
 
     in_force: bool
     """The gateway does what the rollout asked for last."""
-    ready_replicas: int
-    """Replicas of the candidate that are ready."""
+    ready: Callable[[int], int]
+    """Replicas that are ready of each version that is new to so many percent: the candidate, and perhaps a baseline."""
     replicas: Callable[[int], int]
     """Replicas that the candidate needs before it gets so many percent."""
     paused: bool = False
@@ -131,8 +131,8 @@ def advance(rollout: RolloutStatus, plan: Sequence[Planned], facts: Facts, now: 
             weight = min(evidence.weight, weight)
 
     needed = facts.replicas(weight)
-    if facts.ready_replicas < needed:
-        return stay("Warming", f"{facts.ready_replicas} of {needed} replicas ready for what comes next", floor=needed)
+    if (ready := facts.ready(weight)) < needed:
+        return stay("Warming", f"{ready} of {needed} replicas ready for what comes next", floor=needed)
     if coming > total:
         return Next(rollout, promoted=True, floor=needed)
     weight = max(rollout.weight, weight)

@@ -24,14 +24,15 @@ def ask(deployment: Object) -> Ask | None:
         return None  # the pass over it says so
     rollout, experiment = status.rollout, status.experiment
     if rollout and judged(spec.rollout):
-        stable, others, rewards = rollout.stable, {"": rollout.candidate}, False
+        stable, others, rewards = rollout.baseline or rollout.stable, {"": rollout.candidate}, False
     elif rollout is None and experiment and experiment.challengers and not status.pinned:
         stable, rewards = experiment.control.version, comparison.wants_rewards(spec.rollout)
         others = {arm.name: arm.version for arm in experiment.challengers}
     else:
         return None
     revisions = {version.id: version.revision for version in status.versions if version.revision}
-    if any(version not in revisions for version in (stable, *others.values())):
+    wanted = {stable, *others.values()} | ({rollout.stable} if rollout else set())
+    if wanted - revisions.keys():
         return None
     metadata, queries = deployment["metadata"], {}
     for g in guardrails(spec.rollout):
@@ -49,7 +50,7 @@ def ask(deployment: Object) -> Ask | None:
     return Ask(
         namespace=metadata["namespace"],
         deployment=metadata["name"],
-        versions={version: revisions[version] for version in (stable, *others.values())},
+        versions={version: revisions[version] for version in sorted(wanted)},
         rewards=rewards,
         queries=queries,
     )

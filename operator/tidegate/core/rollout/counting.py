@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Counting:
         """Requests per second of late; None if nothing has been counted yet."""
         return self.responses / self.over if self.over else None
 
-    def take(self, sample: Sample, versions: Sequence[str]) -> Window:
+    def take(self, sample: Sample, versions: Collection[str]) -> Window:
         """Takes in a sample; what is new in it for those versions."""
         requests, took = _between(self.requests, sample.requests, versions)
         rewards, took_too = _between(self.rewards, sample.rewards, versions) if sample.rewards else (None, 0.0)
@@ -111,7 +111,7 @@ class Counting:
 
 
 def _between(
-    before: Reading[Count] | None, after: Reading[Count], versions: Sequence[str]
+    before: Reading[Count] | None, after: Reading[Count], versions: Collection[str]
 ) -> tuple[tuple[Count, ...] | None, float]:
     """Increments of the versions since the last whole reading, and the seconds between; None for a dropped window."""
     new = after.since(before) if before else None

@@ -20,6 +20,9 @@ from tidegate.core.rollout.counts import Sample
 from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, trouble, verdict
 from tidegate.core.rollout.judge import Judge, Report, time_to_verdict
 
+FOUND = ("state", "rate", "doubt", "cold_starts", "forecast", "guardrails", "verdict")
+"""What `observe` writes of a rollout."""
+
 
 @dataclass
 class State:
@@ -59,19 +62,23 @@ def observe(
     if sample is None or not _news(rollout, state, spec, sample, cold):
         return rollout
     judge = Judge(settings(spec), state.judge)
-    window = state.counting.take(sample, (rollout.stable, rollout.candidate))
-    if rollout.weight and (window.requests or window.rewards):
-        share = float(rollout.weight) if in_force else None
+    reference = rollout.baseline or rollout.stable
+    window = state.counting.take(sample, dict.fromkeys((reference, rollout.candidate, rollout.stable)))
+    compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
+    if rollout.weight and compared and (window.requests or window.rewards):
+        share = 100 * rollout.weight / (rollout.weight + compared) if in_force else None
         judge.observe(window.seconds, window.requests, window.rewards, weight=share, cold=cold or state.cold)
-    elif window.requests:
-        judge.feed_stable(window.seconds, window.requests[0])
+    elif window.requests and not rollout.weight:
+        judge.feed_stable(window.seconds, window.requests[-1] if rollout.baseline else window.requests[0])
 
     state.judge = judge.dump()
     state.bounds = bounds(spec, sample, state.bounds)
     cold_starts = rollout.cold_starts + int(bool(rollout.weight) and cold and not state.cold)
     state.cold = cold
     report = judge.report()
-    found = statuses(spec, report, state.bounds, sample, _rates(rollout.weight, state.counting.rate))
+    rate = state.counting.rate
+    rates = None if rate is None else (rate * rollout.weight / 100, rate * compared / 100)
+    found = statuses(spec, report, state.bounds, sample, rates)
     return rollout.model_copy(
         update={
             "state": state.dump(),
@@ -85,9 +92,9 @@ def observe(
     )
 
 
-def _rates(weight: int, rate: float | None) -> tuple[float, float] | None:
-    """Requests per second of the candidate and of the stable version."""
-    return None if rate is None else (rate * weight / 100, rate * (100 - weight) / 100)
+def baseline_weight(weight: int) -> int:
+    """Percent for a baseline beside a candidate with so many: as many, as long as there is room for both."""
+    return weight if weight <= 50 else 0
 
 
 def restart(rollout: RolloutStatus, spec: RolloutSpec) -> RolloutStatus:
@@ -125,7 +132,7 @@ def _forecast(spec: RolloutSpec, judge: Judge, rate: float | None) -> str:
     weight = last or weights.RAMPS[spec.pace].last
     split: dict[str, Any] = {
         "candidate_per_s": rate * weight / 100,
-        "stable_per_s": rate * (100 - weight) / 100,
+        "stable_per_s": rate * (weight if spec.baseline else 100 - weight) / 100,
         "stable_rate": share,
     }
     healthy = time_to_verdict(guard, "Healthy", threshold=1 / judge.settings.beta, candidate_rate=share, **split)

@@ -288,7 +288,7 @@ class Judge:
         weight: float | None = None,
         cold: bool = False,
     ) -> None:
-        """Takes in one window of `dt` seconds: increments of the stable version and of the candidate.
+        """Takes in one window of `dt` seconds: increments of the stable version and of the candidate, the first two.
 
         None: that source's window was dropped, or there is no such source. `weight`: percent that was asked for the
         candidate all through the window; None leaves the split unchecked. `cold`: a version had no ready replica.
@@ -383,7 +383,7 @@ def _windows(
     cold: bool,
 ) -> Windows:
     """One window as the only row."""
-    both: Sequence[Requests] = requests or (Requests(), Requests())
+    both: Sequence[Requests] = requests[:2] if requests else (Requests(), Requests())
     edges = tuple(sorted(both[0].latency)) if both[0].latency.keys() == both[1].latency.keys() else ()
     latency = [[float(version.latency[edge]) for edge in edges] for version in both]
     return Windows(
