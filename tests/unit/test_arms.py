@@ -76,6 +76,38 @@ def test_a_guardrail_takes_an_arm_out_and_what_it_was_better_than_goes_on() -> N
     assert contest.report()[1].out == "errors: Degraded"
 
 
+def test_what_a_stopped_arm_has_dropped_is_in_again() -> None:
+    """To be worse than what nobody may have is no reason to be out; to be worse than what is still in is."""
+    rng = np.random.default_rng(8)
+    contest = Contest(("a", "b", "c", "d"), 0.05)
+    for _ in range(400):
+        contest.observe(5.0, coins(rng, {"a": 10, "b": 10}, {"a": 0.3, "b": 0.7}))
+    assert contest.report()[0].out == "b"
+    contest.stop("b", "errors: Degraded")
+    assert contest.alive == ("a", "c", "d")
+    again = Contest(("a", "b", "c", "d"), 0.05, json.loads(json.dumps(contest.dump())))
+    assert again.alive == contest.alive
+    assert again.report() == contest.report()
+    for _ in range(400):
+        again.observe(5.0, coins(rng, {"a": 10, "c": 10}, {"a": 0.3, "c": 0.9}))
+    assert again.alive == ("c", "d"), "and may lose to another"
+    assert again.report()[0].out == "c"
+
+
+def test_what_has_lost_to_an_arm_that_lost_stays_out_when_that_is_stopped() -> None:
+    rng = np.random.default_rng(9)
+    for stopped, alive in ((("b",), ("c",)), (("c", "b"), ("a",)), (("b", "c"), ("a",)), (("c",), ("b",))):
+        contest = Contest(ARMS, 0.05)
+        for _ in range(100):
+            contest.observe(5.0, coins(rng, {"a": 10, "b": 10}, {"a": 0.1, "b": 0.9}))
+        for _ in range(600):
+            contest.observe(5.0, coins(rng, {"b": 10, "c": 10}, {"b": 0.3, "c": 0.9}))
+        assert [arm.out for arm in contest.report()] == ["b", "c", ""]
+        for arm in stopped:
+            contest.stop(arm, "errors: Degraded")
+        assert contest.alive == alive
+
+
 def test_a_restart_at_any_point_changes_nothing() -> None:
     rng = np.random.default_rng(5)
     straight, stopped = Contest(ARMS, 0.05), Contest(ARMS, 0.05)
@@ -178,6 +210,24 @@ def test_the_same_state_gives_the_same_weights() -> None:
     assert bandit.weights(now) == bandit.weights(now) == again.weights(now)
     assert bandit.best() == again.best()
     assert sum(bandit.best().values()) == pytest.approx(1)
+
+
+def test_chances_are_those_of_the_distributions() -> None:
+    """Held against draws, for few and many rewards side by side; equal arms have equal chances to the last digit."""
+    rng = np.random.default_rng(10)
+    bandit = Bandit(ARMS)
+    assert list(bandit.best().values()) == pytest.approx([1 / 3] * 3, abs=1e-12)
+    for counts in (
+        {"a": (90, 50), "b": (90, 56), "c": (80, 40)},
+        {"a": (0, 0), "b": (10**6, 5 * 10**5), "c": (3, 3)},
+        {"a": (10**7, 5 * 10**6), "b": (10**7, 5 * 10**6 + 1000), "c": (100, 0)},
+        {"a": (1000, 0), "b": (1000, 1), "c": (5000, 0)},
+    ):
+        bandit = Bandit(ARMS)
+        bandit.observe(0.0, {arm: Rewards(n, float(s), float(s)) for arm, (n, s) in counts.items()})
+        draws = np.column_stack([rng.beta(1 + s, 1 + n - s, 100_000) for n, s in counts.values()])
+        drawn = np.bincount(draws.argmax(axis=1), minlength=3) / 100_000
+        assert list(bandit.best().values()) == pytest.approx(list(drawn), abs=0.008)
 
 
 def test_an_arm_that_is_out_gets_nothing_at_once_and_the_others_what_it_had() -> None:

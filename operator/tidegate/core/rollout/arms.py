@@ -12,8 +12,6 @@ low on average. They are shown as what was seen, and no conclusion is drawn from
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,7 +26,8 @@ from tidegate.core.rollout.evidence import LN10, Bools, EProcess, Floats
 from tidegate.core.rollout.reward import PRIOR, RewardBlocks
 
 _BLOCKS = 3
-_DRAWS = 4000
+_SPREAD, _POINTS = 10.0, 257
+"""Standard deviations to either side of a mean, and points among them, that chances are integrated over."""
 
 
 def well(requests: Requests, slower_than: float | None = None) -> Rewards:
@@ -121,12 +120,15 @@ class Contest:
         self._duels = Duels(len(self._pairs), (len(arms) - 1) / alpha)
         self._seen = {arm: Rewards() for arm in arms}
         self._out: dict[str, str] = {}
+        """The arm that it is worse than, by arm."""
+        self._stopped: dict[str, str] = {}
+        """Why it was stopped, by arm."""
         if not state or (tuple(state["arms"]), state["alpha"]) != (self.arms, alpha):
             return
         for row, pair in enumerate(state["pairs"]):
             self._duels.load(row, pair)
         self._seen = {arm: Rewards(*values) for arm, values in state["seen"].items()}
-        self._out = dict(state["out"])
+        self._out, self._stopped = dict(state["out"]), dict(state["stopped"])
 
     def dump(self) -> dict[str, Any]:
         """The state, for JSON."""
@@ -136,6 +138,7 @@ class Contest:
             "pairs": [self._duels.dump(row) for row in range(len(self._pairs))],
             "seen": {arm: [seen.count, seen.total, seen.squares] for arm, seen in self._seen.items()},
             "out": self._out,
+            "stopped": self._stopped,
         }
 
     def observe(self, dt: float, rewards: Mapping[str, Rewards]) -> None:
@@ -161,18 +164,24 @@ class Contest:
         self._duels.weight_changed()
 
     def stop(self, arm: str, why: str) -> None:
-        """Takes an arm out for another reason than the goal: a guardrail. It can no longer win or drop others."""
+        """Takes an arm out for another reason than the goal: a guardrail. It can no longer win or drop others.
+
+        Those that it has dropped are in again, unless it was dropped itself, by one that they are worse than as well:
+        to be worse than what nobody may have is no reason to be out.
+        """
         if arm not in self._seen:
             raise ValueError(f"{arm} is none of the arms {', '.join(self.arms)}")
-        self._out.setdefault(arm, why)
+        self._stopped.setdefault(arm, why)
+        while freed := [a for a, better in self._out.items() if better in self._stopped and better not in self._out]:
+            self._out = {worse: better for worse, better in self._out.items() if worse not in freed}
 
     def _against(self) -> list[tuple[float, str, str]]:
         """(log e-value, arm, the better one) for each ordered pair of arms that are still in, the strongest first."""
         first, second = self._duels.first_worse.log_e(), self._duels.second_worse.log_e()
-        out = []
+        alive, out = self.alive, []
         for row, (i, j) in enumerate(self._pairs):
             one, other = self.arms[i], self.arms[j]
-            if one not in self._out and other not in self._out:
+            if one in alive and other in alive:
                 out += [(float(first[row]), one, other), (float(second[row]), other, one)]
         return sorted(out, key=lambda entry: -entry[0])
 
@@ -185,7 +194,7 @@ class Contest:
     @property
     def alive(self) -> tuple[str, ...]:
         """Arms that are still in."""
-        return tuple(arm for arm in self.arms if arm not in self._out)
+        return tuple(arm for arm in self.arms if arm not in self._out and arm not in self._stopped)
 
     @property
     def winner(self) -> str | None:
@@ -203,7 +212,7 @@ class Contest:
                 name=arm,
                 count=seen.count,
                 mean=seen.total / seen.count if seen.count else None,
-                out=self._out.get(arm, ""),
+                out=self._out.get(arm) or self._stopped.get(arm, ""),
                 evidence=strongest.get(arm, 0.0),
                 needed=needed,
             )
@@ -258,15 +267,12 @@ class Bandit:
     def best(self, out: Collection[str] = ()) -> dict[str, float]:
         """Chance of each arm that is not `out` to have the largest mean.
 
-        By draws whose seed follows from the counts: the same state always gives the same answer.
+        By integration: draws would differ a little each time, and weights that tremble are written for nothing.
         """
         arms = [arm for arm in self.arms if arm not in out]
         counts = [self._counts[arm] for arm in arms]
-        seed = hashlib.sha256(json.dumps([arms, counts]).encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
-        draws = np.column_stack([rng.beta(1.0 + max(s, 0.0), 1.0 + max(n - s, 0.0), _DRAWS) for n, s in counts])
-        wins = np.bincount(draws.argmax(axis=1), minlength=len(arms))
-        return {arm: float(won) / _DRAWS for arm, won in zip(arms, wins, strict=True)}
+        chances = _best([1.0 + max(s, 0.0) for _, s in counts], [1.0 + max(n - s, 0.0) for n, s in counts])
+        return dict(zip(arms, chances, strict=True))
 
     def weights(self, now: Mapping[str, int], out: Collection[str] = ()) -> dict[str, int]:
         """Percent for each arm from now on; whole numbers that sum to 100.
@@ -293,6 +299,26 @@ def _check(arm: str, new: Rewards) -> None:
     slack = 1e-6 * (1 + abs(new.count))
     if not (new.count >= 0 and -slack <= new.squares <= new.total + slack and new.total <= new.count + slack):
         raise ValueError(f"{new.count} rewards of {arm} sum to {new.total:g}: rewards must lie between 0 and 1")
+
+
+def _best(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Chance of each of several independent variables, with distributions Beta(a, b), to be the largest.
+
+    The sum of mass_i(x) * prod_j cdf_j(x) over a grid that is fine where any of them has its mass.
+    """
+    lines = []
+    for x, y in zip(a, b, strict=True):
+        mean, spread = x / (x + y), _SPREAD * (x * y / (x + y + 1.0)) ** 0.5 / (x + y)
+        lines.append(np.linspace(max(mean - spread, 0.0), min(mean + spread, 1.0), _POINTS))
+    edges = np.unique(np.concatenate(lines))
+    middle, width = (edges[1:] + edges[:-1]) / 2.0, np.diff(edges)
+    high, low = np.log(middle), np.log1p(-middle)
+    density = np.array([(x - 1.0) * high + (y - 1.0) * low for x, y in zip(a, b, strict=True)])
+    mass = np.exp(density - density.max(axis=1, keepdims=True)) * width
+    mass /= mass.sum(axis=1, keepdims=True)
+    below = mass.cumsum(axis=1) - mass / 2.0
+    won = [float((mass[i] * np.delete(below, i, axis=0).prod(axis=0)).sum()) for i in range(len(mass))]
+    return [chance / sum(won) for chance in won]
 
 
 def _within(wanted: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[float]:
