@@ -11,6 +11,7 @@ import json
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 
 from tidegate.api import API_VERSION
@@ -80,8 +81,14 @@ class World:
     """Users' requests per second."""
     errors: dict[str, float] = field(default_factory=dict)
     """Share of a version's responses that fail, by name, or by id where a name is not enough."""
+    delays: dict[str, float] = field(default_factory=dict)
+    """Share of a version's responses that take more than 250 ms, by name. If empty, nothing is timed."""
+    astray: dict[str, float] = field(default_factory=dict)
+    """Requests of a version as a multiple of what the gateway was asked to send to it, by name."""
     source_trouble: str = ""
     """Why the gateway's counts cannot be read."""
+    feedback_trouble: str = ""
+    """Why the rewards cannot be read."""
     counted: dict[str, Requests] = field(default_factory=dict)
     """What the gateway has counted, by the version's id."""
     rewards: dict[str, float] = field(default_factory=dict)
@@ -101,6 +108,8 @@ class World:
     """Writes that changed an object."""
     crash_after: int | None = None
     """Writes that are let through before the operator is stopped."""
+    _liked: dict[str, float] = field(default_factory=dict)
+    """Sum of each version's rewards before it is rounded, by the version's id."""
     _uid: int = 0
     _version: int = 0
 
@@ -199,7 +208,7 @@ class World:
         counts = {version: self.counted.get(version, Requests()) for version in wanted.versions}
         mark = json.dumps([self.gateway, sorted(wanted.versions.values())])
         rewards = {version: self.rewarded.get(version, Rewards()) for version in wanted.versions}
-        read = Reading(t, rewards, "feedback", self.source_trouble) if wanted.rewards else None
+        read = Reading(t, rewards, "feedback", self.feedback_trouble) if wanted.rewards else None
         return Sample(t, Reading(t, counts, mark, self.source_trouble), read)
 
     def _serve(self, seconds: int) -> None:
@@ -208,16 +217,19 @@ class World:
         for revision, percent in self.gateway.items():
             if revision not in revisions:
                 continue
-            labels = revisions[revision]["metadata"]["labels"]
-            before = self.counted.get(labels[VERSION_LABEL], Requests())
-            requests = before.requests + round(self.rate * seconds * percent / 100)
-            name = labels[VERSION_LABEL].split("-")[0]
-            share = self.errors.get(labels[VERSION_LABEL], self.errors.get(name, 0.0))
-            errors = before.errors + round(share * (requests - before.requests))
-            self.counted[labels[VERSION_LABEL]] = Requests(requests, errors)
+            identity = revisions[revision]["metadata"]["labels"][VERSION_LABEL]
+            version = self._version_of(revisions[revision])
+            before = self.counted.get(identity, Requests())
+            new = round(self.rate * seconds * percent / 100 * self.astray.get(version, 1.0))
+            errors = before.errors + round(self.errors.get(identity, self.errors.get(version, 0.0)) * new)
+            requests = before.requests + new
+            fast = before.latency.get(250.0, 0) + new - round(self.delays.get(version, 0.0) * new)
+            self.counted[identity] = Requests(requests, errors, {250.0: fast, inf: requests} if self.delays else {})
             # rounded as a whole, so that a small mean of few responses is not lost
-            liked = round(self.rewards.get(labels[VERSION_LABEL].split("-")[0], 0.0) * requests)
-            self.rewarded[labels[VERSION_LABEL]] = Rewards(requests, float(liked), float(liked))
+            had = self.rewarded.get(identity, Rewards())
+            self._liked[identity] = self._liked.get(identity, 0.0) + self.rewards.get(version, 0.0) * new
+            liked = float(round(self._liked[identity]))
+            self.rewarded[identity] = Rewards(had.count + new, liked, liked)
 
     async def apply(self, obj: Mapping[str, Any], subresource: str | None = None) -> Object:
         present = self.objects.get((obj["kind"], obj["metadata"]["name"]))
@@ -394,3 +406,23 @@ class Silent:
 
     def gone(self, key: Key) -> None:
         pass
+
+
+def crashed(
+    world: World, version: str, at: datetime, *, ready: bool = False, looping: bool = False, code: int = 1
+) -> None:
+    """A pod of the version whose server ended with an error."""
+    revision = next(name for name in world.of("Revision") if f"-{version}-" in name)
+    state = {"waiting": {"reason": "CrashLoopBackOff"}} if looping else {"running": {}}
+    ended = {"exitCode": code, "finishedAt": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+    world.pods_seen = (
+        {
+            "metadata": {"name": "p", "labels": {"serving.knative.dev/revision": revision}},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+                "containerStatuses": [
+                    {"name": "user-container", "restartCount": 1, "state": state, "lastState": {"terminated": ended}}
+                ],
+            },
+        },
+    )

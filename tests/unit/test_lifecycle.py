@@ -11,7 +11,7 @@ import pytest
 from tidegate.core.observed import Platform
 from tidegate.runtime.queue import Key
 from tidegate.runtime.write import Refused
-from world import NAMESPACE, World, container, drive, files
+from world import NAMESPACE, World, container, crashed, drive, files
 
 FAST = {"guardrails": [], "steps": [{"weight": 20, "pause": {"for": "30s"}}, {"weight": 60, "pause": {"for": "30s"}}]}
 
@@ -617,24 +617,6 @@ def test_a_lost_status_does_not_let_the_candidate_take_everything() -> None:
     world.run(300, operator)
     assert {"v1": 80, "v2": 20} in world.history, "it goes through its steps again"
     assert world.weights() == {"v2": 100}
-
-
-def crashed(world: World, version: str, at, *, ready: bool = False, looping: bool = False, code: int = 1) -> None:
-    """A pod of the version whose server ended with an error."""
-    revision = next(name for name in world.of("Revision") if f"-{version}-" in name)
-    state = {"waiting": {"reason": "CrashLoopBackOff"}} if looping else {"running": {}}
-    ended = {"exitCode": code, "finishedAt": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
-    world.pods_seen = (
-        {
-            "metadata": {"name": "p", "labels": {"serving.knative.dev/revision": revision}},
-            "status": {
-                "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-                "containerStatuses": [
-                    {"name": "user-container", "restartCount": 1, "state": state, "lastState": {"terminated": ended}}
-                ],
-            },
-        },
-    )
 
 
 def at_weight(weight: int) -> tuple:

@@ -113,11 +113,11 @@ def _apart(scene: Scene) -> Said | None:
     pinned = scene.turn.status.pinned
     if pinned and pinned.won:
         ways = "make it spec.model and drop it from the challengers, or `tidegate undo`"
+        has = "has all requests" if scene.turn.status.stable == pinned.to else "is to have all requests"
         return (
             "False",
             "WinnerServing",
-            f"{_shown(scene, pinned.to)} has won and has all requests, the spec asks for "
-            f"{_shown(scene, pinned.over)}: {ways}",
+            f"{_shown(scene, pinned.to)} has won and {has}, the spec asks for {_shown(scene, pinned.over)}: {ways}",
         )
     if pinned:
         ways = "change the spec, or `tidegate retry` for what it asks"

@@ -238,7 +238,7 @@ def remembered(deployment: Object) -> ModelDeploymentStatus:
     What only tells (versions, conditions) is dropped before what decides.
     """
     status = dict(deployment.get("status") or {})
-    for unread in ((), ("conditions",), ("versions",), ("request",), ("rollout",)):
+    for unread in ((), ("conditions",), ("versions",), ("request",), ("experiment",), ("rollout",)):
         for part in unread:
             status.pop(part, None)
         with contextlib.suppress(ValidationError):

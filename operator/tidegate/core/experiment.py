@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from tidegate.api.base import seconds
 from tidegate.api.experiment import CONTROL, ArmStatus, ExperimentStatus, Out
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned
+from tidegate.api.rollout import RolloutSpec
 from tidegate.core import route
 from tidegate.core.observed import Object, Target
 from tidegate.core.rollout import comparison
@@ -73,18 +74,31 @@ def advance(
     in_force = bool(before) and route.settled(the_route, before)
     carrying = [views[arm.version].replicas for arm in experiment.arms if arm.weight]
     cold = bool(carrying) and min(carrying) == 0
-    experiment = comparison.observe(experiment, rollout, sample, in_force=in_force, cold=cold)
+    # one that is not ready gets nothing meanwhile, whatever its weight: that is no wrong split
+    whole = in_force and all(views[arm.version].ready == "True" for arm in experiment.arms if arm.weight)
+    experiment = comparison.observe(experiment, rollout, sample, in_force=whole, cold=cold)
     if experiment.began:
-        experiment = _put_out(experiment, spec, views, now)
-        decides = rollout.strategy == "ABTest" and not experiment.doubt and not rollout.paused
-        if decides and experiment.winner is None and len(experiment.alive) == 1:
-            experiment = experiment.model_copy(update={"winner": experiment.alive[0].name})
+        experiment = _won(_put_out(experiment, spec, views, now), rollout)
     stand = _stand(experiment, spec, views, in_force, now)
-    weights = _weights(experiment, spec, moving=in_force and stand.reason in ("Advancing", "Comparing"), now=now)
+    weights = _weights(experiment, spec, moving=in_force and stand.reason in _MOVING, now=now)
     if weights != {arm.name: arm.weight for arm in experiment.arms}:
         anew = rollout.strategy == "ABTest" or experiment.began is None
         experiment = comparison.reweighted(_with(experiment, weights, views, now), rollout, anew=anew)
     return experiment, stand
+
+
+_MOVING = frozenset({"Advancing", "Comparing", "WinnerFound", "DeadlineExceeded"})
+"""Reasons for which the weights may follow the goal, or what the spec says of them."""
+
+
+def _won(experiment: ExperimentStatus, rollout: RolloutSpec) -> ExperimentStatus:
+    """The experiment with its winner, if there is one now. A bandit has none."""
+    winner = experiment.winner
+    if rollout.strategy == "Bandit":
+        winner = None
+    elif winner is None and len(experiment.alive) == 1 and not experiment.doubt and not rollout.paused:
+        winner = experiment.alive[0].name
+    return experiment.model_copy(update={"winner": winner})
 
 
 def _with(
@@ -215,6 +229,8 @@ def _stand(
     if experiment.began is None:
         return stand(*_beginning(experiment, spec, views, floors, in_force))
     said = _says(experiment, spec)
+    if experiment.winner == CONTROL and all(arm.out == "Worse" for arm in experiment.arms[1:]):
+        return stand("WinnerFound", f"control is proven best: {said}. {_next(experiment, spec)}")
     if not experiment.challengers:
         out = "; ".join(f"{arm.name}: {arm.out}, {arm.why}" for arm in experiment.arms[1:])
         return stand("NoChallenger", f"no challenger is left: {out}")
@@ -317,9 +333,14 @@ def _settled_at(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> date
 
 
 def without(experiment: ExperimentStatus, version: str, out: Out, why: str) -> ExperimentStatus:
-    """The experiment with one more challenger out."""
+    """The experiment with one more challenger out. What is stopped has beaten nobody: see `Contest.stop`."""
+    lost = {arm.name for arm in experiment.arms if arm.version == version and out != "Worse" and not arm.worse_than}
     arms = [
-        arm.model_copy(update={"out": out, "why": why[:1024]}) if arm.version == version and arm.out is None else arm
+        arm.model_copy(update={"out": out, "why": why[:1024]})
+        if arm.version == version and arm.out is None
+        else arm.model_copy(update={"worse_than": None})
+        if arm.worse_than in lost
+        else arm
         for arm in experiment.arms
     ]
     gone = {arm.name for arm in arms if arm.out}

@@ -115,7 +115,7 @@ def turn(
     copied = versions.baseline(stable.spec).id if spec.rollout.baseline and asks_for_proof(plan) else None
     rollout = _against(replan(_begun(status, aim, stable), plan), copied if copied in views else None)
     sides = Sides(stable, candidate, views[rollout.baseline] if rollout.baseline else None)
-    if rollout.step and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
+    if (rollout.step or rollout.weight) and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
     in_force = route.settled(the_route, sides.traffic(rollout.weight))
     if asks_for_proof(plan):

@@ -100,10 +100,8 @@ def _act(
 
 def _retry(status: ModelDeploymentStatus, desired: str) -> tuple[ModelDeploymentStatus, str]:
     tested = status.experiment
-    if not (status.rejected or status.pinned or (tested and any(arm.out for arm in tested.arms))):
-        raise Refused(
-            "nothing to retry: the version of the spec was neither given up nor undone, and no challenger is out"
-        )
+    if not (status.rejected or status.pinned or tested):
+        raise Refused("nothing to retry: the version of the spec was neither given up nor undone, no experiment is on")
     told = f"{desired} and its challengers are compared anew" if tested else f"{desired} is tried again"
     return status.model_copy(update={"rejected": None, "pinned": None, "experiment": None}), told
 
@@ -156,11 +154,15 @@ def _abort(
 def _undo(
     subject: str | None, status: ModelDeploymentStatus, desired: str, records: list[ModelVersionSpec], now: datetime
 ) -> tuple[ModelDeploymentStatus, str]:
-    """Back to an earlier stable version; without one named, to the latest, or out of the rollout that is on."""
+    """Back to an earlier stable version; without one named, to the latest, or out of the rollout that is on.
+
+    Where a winner serves, what the spec asks for is the version before it, kept or not.
+    """
     if subject is None and status.rollout:
         return _abort(status, status.rollout.candidate, desired, now)
     by_id = {record.id: record.template.model.version for record in records}
-    kept = [identity for identity in status.kept if identity in by_id]
+    before = [desired] if status.pinned and status.pinned.won else []
+    kept = list(dict.fromkeys(identity for identity in (*before, *status.kept) if identity in by_id))
     if not kept:
         raise Refused("no earlier version is kept (spec.rollout.keepVersions says how many are)")
     target = next((k for k in kept if subject in (None, k, by_id[k])), None)

@@ -84,14 +84,14 @@ def observe(
 ) -> ExperimentStatus:
     """The experiment with what a sample adds to it. One that was seen before adds nothing.
 
-    `in_force`: the gateway splits the requests as the experiment asks. `cold`: a version that requests go to has no
+    `in_force`: the gateway splits the requests as the weights say. `cold`: a version that requests go to has no
     replica ready.
     """
     state = State.load(experiment.state)
     if sample is None or not _news(experiment, state, spec, sample, cold):
         return experiment
-    window = state.counting.take(sample, [arm.version for arm in experiment.arms])
     doubt, astray = trouble(spec, sample, wants_rewards(spec)), []
+    window = state.counting.take(sample, [arm.version for arm in experiment.arms], doubt)
     arms = [experiment.control]
     for index, arm in enumerate(experiment.arms[1:], start=1):
         if arm.out is None:
@@ -130,7 +130,6 @@ def _news(experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample:
     return state.counting.news(
         sample,
         said=said,
-        before=experiment.doubt,
         waiting=experiment.began is None,
         paused=spec.paused,
         changed=watched or cold != state.cold,
@@ -203,7 +202,7 @@ def _mismatch(astray: Sequence[str]) -> str:
         return ""
     return (
         f"the requests are not split as asked ({', '.join(astray)}): clients that stay with a version, calls to a "
-        "version's own URL, or a gateway that does not follow the Route"
+        "version's own URL, or a gateway that does not follow the Route; `tidegate retry` begins anew once it is mended"
     )
 
 
@@ -233,7 +232,7 @@ def _edge(goal: Guardrail, requests: Requests) -> float | None:
 def _contest(experiment: ExperimentStatus, spec: RolloutSpec, known: Mapping[str, Any] | None) -> Contest:
     contest = Contest([arm.name for arm in experiment.arms], spec.risk.false_promotion, known)
     for arm in experiment.arms:
-        if arm.out not in (None, "Worse"):
+        if arm.out:  # also one that is worse: it does not come back where what it was worse than is stopped
             contest.stop(arm.name, arm.why)
     return contest
 

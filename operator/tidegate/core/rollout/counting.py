@@ -40,14 +40,16 @@ class Counting:
     """the seconds that they came in, both fading with age."""
     t: float = 0.0
     """When the last sample that was taken in was read."""
+    said: str = ""
+    """Why that one could not be relied on; empty if it could."""
 
     @property
     def rate(self) -> float | None:
         """Requests per second of late; None if nothing has been counted yet."""
         return self.responses / self.over if self.over else None
 
-    def take(self, sample: Sample, versions: Collection[str]) -> Window:
-        """Takes in a sample; what is new in it for those versions."""
+    def take(self, sample: Sample, versions: Collection[str], said: str = "") -> Window:
+        """Takes in a sample; what is new in it for those versions. `said` is why it cannot be relied on."""
         requests, took = _between(self.requests, sample.requests, versions)
         rewards, took_too = _between(self.rewards, sample.rewards, versions) if sample.rewards else (None, 0.0)
         if requests:
@@ -58,25 +60,25 @@ class Counting:
             self.requests = sample.requests
         if sample.rewards and not sample.rewards.trouble:
             self.rewards = sample.rewards
-        self.t = sample.t
+        self.t, self.said = sample.t, said
         return Window(took or took_too, requests, rewards)
 
-    def news(self, sample: Sample, *, said: str, before: str, waiting: bool, paused: bool, changed: bool) -> bool:
+    def news(self, sample: Sample, *, said: str, waiting: bool, paused: bool, changed: bool) -> bool:
         """Whether a sample is worth writing down: an idle model's status is not rewritten every few seconds.
 
-        `said` is why it cannot be relied on, `before` what was said last; `waiting`: no new version gets requests yet;
-        `changed`: there is news besides the counts.
+        `said` is why it cannot be relied on; `waiting`: no new version gets requests yet; `changed`: there is news
+        besides the counts.
         """
         if sample.t <= self.t:
             return False
         due = sample.t - self.t >= IDLE and self.rate is not None and self.rate > NONE
-        if waiting and self.rate is not None and said == before:
+        if waiting and self.rate is not None and said == self.said:
             # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then
             return due and not paused
         if self.rate is None or changed:
-            return said != before or not said
-        if said or before:
-            return said != before
+            return said != self.said or not said
+        if said or self.said:
+            return said != self.said
         return due or self._differs(sample)
 
     def _differs(self, sample: Sample) -> bool:
@@ -95,6 +97,7 @@ class Counting:
             "rewards": _reading(self.rewards),
             "rate": [round(self.responses, 4), round(self.over, 4)],
             "t": self.t,
+            "said": self.said,
         }
 
     @classmethod
@@ -107,6 +110,7 @@ class Counting:
             responses=responses,
             over=over,
             t=raw.get("t", 0.0),
+            said=raw.get("said", ""),
         )
 
 

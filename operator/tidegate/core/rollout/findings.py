@@ -63,7 +63,8 @@ def observe(
         return rollout
     judge = Judge(settings(spec), state.judge)
     reference = rollout.baseline or rollout.stable
-    window = state.counting.take(sample, dict.fromkeys((reference, rollout.candidate, rollout.stable)))
+    doubt = trouble(spec, sample)
+    window = state.counting.take(sample, dict.fromkeys((reference, rollout.candidate, rollout.stable)), doubt)
     compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
     if rollout.weight and compared and (window.requests or window.rewards):
         share = 100 * rollout.weight / (rollout.weight + compared) if in_force else None
@@ -83,7 +84,7 @@ def observe(
         update={
             "state": state.dump(),
             "rate": short(state.counting.rate),
-            "doubt": (trouble(spec, sample) or _mismatch(report, rollout))[:1024],
+            "doubt": (doubt or _mismatch(report, rollout))[:1024],
             "cold_starts": cold_starts,
             "forecast": rollout.forecast if rollout.weight else _forecast(spec, judge, state.counting.rate),
             "guardrails": found,
@@ -113,7 +114,6 @@ def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sampl
     return state.counting.news(
         sample,
         said=trouble(spec, sample),
-        before=rollout.doubt,
         waiting=not rollout.weight,
         paused=spec.paused,
         changed=cold != state.cold or any(g.query for g in guardrails(spec)),
