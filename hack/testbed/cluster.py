@@ -64,7 +64,8 @@ class Cluster:
         env["KIND_EXPERIMENTAL_DOCKER_NETWORK"] = self._network
         return env
 
-    def kubectl(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def kubectl(self, *words: str, stdin: str = "", timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        """What came of the command; one that had no answer in time ends with status 124."""
         try:
             return subprocess.run(
                 ["kubectl", *words],
@@ -72,7 +73,7 @@ class Cluster:
                 capture_output=True,
                 text=True,
                 timeout=timeout,
-                stdin=subprocess.DEVNULL,
+                input=stdin,
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(words, 124, "", f"no answer within {timeout:.0f} s")

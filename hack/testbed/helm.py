@@ -53,13 +53,23 @@ def newest_pods(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def crashes(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has failed so often that waiting is of no use."""
-    statuses = pod.get("status", {}).get("containerStatuses", [])
-    return any(
-        entry.get("restartCount", 0) >= 2
-        and entry.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
-        for entry in statuses
+def restarts(pod: Mapping[str, Any]) -> int:
+    """How often the container of a pod that failed most has been started again."""
+    return max(
+        (entry.get("restartCount", 0) for entry in pod.get("status", {}).get("containerStatuses", [])), default=0
+    )
+
+
+def crashes(pod: Mapping[str, Any], before: int = 0) -> bool:
+    """Whether a pod has failed so often that waiting is of no use.
+
+    Args:
+        pod: The pod as it is.
+        before: Its restarts when the wait began: a restart of the node, or what was away then, is no fault of its own.
+    """
+    return restarts(pod) >= max(2, before + 1) and any(
+        entry.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        for entry in pod["status"]["containerStatuses"]
     )
 
 
@@ -109,10 +119,6 @@ class Tidegate:
     def _deploy(self, log: Log) -> None:
         env = self._cluster.env
         kubectl = ["kubectl", "-n", NAMESPACE]
-        definitions = CHART / "crds"
-        if definitions.is_dir():  # Helm installs these once and never again
-            apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=tidegate-testbed"]
-            log.run([*apply, "-f", definitions], env=env)
         # An interrupted run leaves the release "pending", and Helm waits for it for ever. Nobody else is at work here:
         # this run has the cluster's lock.
         pending = "status in (pending-install,pending-upgrade,pending-rollback)"
@@ -133,9 +139,12 @@ class Tidegate:
     def _wait_until_running(self, log: Log) -> None:
         """Like helm's own --wait; but what crashes at once is not waited for, and its last words are shown."""
         deadline = time.monotonic() + 120
+        before: dict[str, int] | None = None  # restarts of each pod when the wait began
         while not self._running():
             found = (self._cluster.get("pods,replicasets", "-n", NAMESPACE) or {"items": []})["items"]
-            if hopeless := [pod for pod in newest_pods(found) if crashes(pod)]:
+            pods = {pod["metadata"]["name"]: pod for pod in newest_pods(found)}
+            before = before or {name: restarts(pod) for name, pod in pods.items()}
+            if hopeless := [pod for name, pod in pods.items() if crashes(pod, before.get(name, 0))]:
                 name = hopeless[0]["metadata"]["name"]
                 logs = ["kubectl", "-n", NAMESPACE, "logs", name, "--all-containers", "--tail=30"]
                 with suppress(Problem):
@@ -161,7 +170,8 @@ class Tidegate:
             Step(
                 "Tidegate",
                 self._deploy,
-                done=lambda: self._cluster.ready() and self._deployed() and self._running(),
+                # What runs is known only where the webhooks answer: until then its pods' state may be an old one.
+                done=lambda: installed.done() and self._deployed() and self._running(),
                 needs=[loaded, installed],
                 seconds=15,
                 advice=f"kubectl -n {NAMESPACE} get pods; kubectl -n {NAMESPACE} logs deploy/{RELEASE}",

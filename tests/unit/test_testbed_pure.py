@@ -405,6 +405,17 @@ def test_a_pod_that_crashes_again_and_again_is_not_waited_for() -> None:
     assert not helm.crashes(pod(5, running={}))
 
 
+def test_restarts_from_before_the_wait_are_not_held_against_a_pod() -> None:
+    def pod(restarts: int) -> dict[str, object]:
+        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+        return {"status": {"containerStatuses": [{"restartCount": restarts, "state": waiting}]}}
+
+    assert not helm.crashes(pod(5), before=5)
+    assert helm.crashes(pod(6), before=5)
+    assert not helm.crashes(pod(1), before=0)
+    assert helm.restarts({"status": {}}) == 0
+
+
 def test_only_the_newest_pods_of_a_deployment_matter() -> None:
     def item(kind: str, name: str, template: str, revision: int = 0) -> dict[str, Any]:
         return {
