@@ -21,6 +21,7 @@ KUBERNETES = "1.35.0"
 """What a chart is rendered for where no cluster is asked: Helm's own guess depends on how it was built."""
 KSERVE_RUNTIMES = "serving.kserve.io/v1alpha1/ClusterServingRuntime"
 POD_MONITORS = "monitoring.coreos.com/v1/PodMonitor"
+RULES = "monitoring.coreos.com/v1/PrometheusRule"
 
 
 class HelmError(Exception):

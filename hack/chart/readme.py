@@ -1,4 +1,4 @@
-"""The table of values in the chart's README, from values.yaml and the descriptions in values.schema.json."""
+"""What is generated in the chart's README: values, by values.yaml and values.schema.json, and alerts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
+from . import alerts
+
 _TABLE = re.compile(r"(?<=<!-- values -->\n).*?(?=<!-- end of values -->)", re.DOTALL)
+_ALERTS = re.compile(r"(?<=<!-- alerts -->\n).*?(?=<!-- end of alerts -->)", re.DOTALL)
 
 
 def rows(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -27,11 +30,16 @@ def rows(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "")
             yield prefix + name, default, node["description"]
 
 
-def with_table(page: str, chart: Path) -> str:
-    """The page with the table as it should be."""
+def with_tables(page: str, chart: Path) -> str:
+    """The page with its tables as they should be."""
     values = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
     schema = json.loads((chart / "values.schema.json").read_text(encoding="utf-8"))
     lines = ["| value | default | |", "|---|---|---|"]
     lines += [f"| `{name}` | `{json.dumps(default)}` | {words} |" for name, default, words in rows(values, schema)]
-    table = "\n".join(lines) + "\n"
-    return _TABLE.sub(lambda _: table, page)
+    page = _TABLE.sub(lambda _: "\n".join(lines) + "\n", page)
+    rules = ["| alert | after | severity | such as |", "|---|---|---|---|"]
+    rules += [
+        f"| [`{alert.name}`](../../{alert.runbook}) | {alert.lasts or 'at once'} | {alert.severity} | {alert.example} |"
+        for alert in (*alerts.OPERATOR, *alerts.FEEDBACK)
+    ]
+    return _ALERTS.sub(lambda _: "\n".join(rules) + "\n", page)

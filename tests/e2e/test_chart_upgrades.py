@@ -1,4 +1,4 @@
-"""The release under a served model: upgraded, uninstalled and installed again, for one namespace only; its dashboard.
+"""The release under a served model: upgraded, uninstalled, installed again, for one namespace only; dashboard, alerts.
 
 These tests change the testbed's own release and put it back: they must not run beside others.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hack.chart.alerts import FEEDBACK, OPERATOR
 
 import helm as charts
 from conftest import FAST, Model
@@ -313,3 +314,50 @@ def test_every_query_of_the_dashboard_has_data(
             return True
 
         wait_for(right, 90, "the dashboard shows the split and the errors")
+
+
+# --- the alerts -------------------------------------------------------------------------------------------------------
+
+
+def test_alerts_tell_of_a_rollout_that_goes_wrong_and_of_nothing_else(
+    model: Model, faulty: Callable[..., Any], testbed: dict[str, str]
+) -> None:
+    """The expressions of the rules, whatever the time for which they must hold."""
+    prometheus = Prometheus(testbed["PROMETHEUS_URL"])
+
+    def firing() -> set[str]:
+        """Alerts about this model, or about no model at all."""
+        ours = {"model_namespace": model.namespace, "modeldeployment": model.name}
+        return {
+            alert.name
+            for alert in (*OPERATOR, *FEEDBACK)
+            for series in prometheus.get("query", query=alert.expr)["result"]
+            if ours.items() <= series["metric"].items() or "modeldeployment" not in series["metric"]
+        }
+
+    def fires(*names: str) -> None:
+        def so() -> bool:
+            assert firing() == {*names}
+            return True
+
+        wait_for(so, 60, f"alerts: {', '.join(names) or 'none'}")
+
+    unknown = {"name": "unknown", "query": {"promql": "tidegate_there_is_no_such_metric", "max": 1}}
+    rollout = {"guardrails": [unknown], "steps": [{"weight": 50}], "deadline": "1m"}
+    model.apply(model=faulty("v1"), scaling=FAST, rollout=rollout)
+    model.wait("Ready", "True")
+    told = 'tidegate_modeldeployment_reason{condition="Servable",reason="RouteReady"}'
+    ours = f'model_namespace="{model.namespace}",modeldeployment="{model.name}"'
+    wait_for(lambda: prometheus.values(told.replace("}", f",{ours}}}")), 60, "Prometheus knows of the model")
+    fires()
+    for half in ("tidegate_leader == 1", "tidegate_feedback_log_bytes", "tidegate_queue_lag_seconds"):
+        assert prometheus.values(half), "an alert is silent because all is well, not because nothing is told"
+    model.apply(model=faulty("v2"), scaling=FAST, rollout=rollout)
+    model.wait("Progressing", "False/DeadlineExceeded")
+    fires("TidegateRolloutPastDeadline")
+    model.apply(model=faulty("v2"), scaling=FAST, rollout=rollout | {"onDeadline": "Rollback"})
+    model.wait("Ready", "False/DeadlineExceeded")
+    fires("TidegateCandidateRolledBack")
+    model.apply(model=faulty("v1"), scaling=FAST, rollout=rollout)
+    model.wait("Ready", "True")
+    fires()

@@ -253,6 +253,7 @@ def test_model_server_of_each_release_stands_beside_the_earlier_ones(helm: Helm,
         ('imagePullSecrets=["registry"]', "at '/imagePullSecrets/0': got string, want object"),
         ("feedback.maxVersions=0", "at '/feedback/maxVersions': minimum"),
         ("feedback.persistence.size=lots", "at '/feedback/persistence/size': 'lots' does not match pattern"),
+        ("alerts.labels.release=1", "at '/alerts/labels/release': got number, want string"),
         ("feedback.replicas=2", "additional properties 'replicas' not allowed"),
     ],
 )

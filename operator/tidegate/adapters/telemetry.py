@@ -9,6 +9,9 @@ from tidegate.core.decide import Decision
 from tidegate.core.observed import Observed
 from tidegate.runtime.queue import Key, KeyQueue
 
+Labels = tuple[str, ...]
+"""Values of a series' labels."""
+
 
 class Metrics:
     """Metrics of the operator, in a registry of their own. All names but the process's begin with `tidegate_`.
@@ -56,13 +59,19 @@ class Metrics:
             ["model_namespace", "modeldeployment", "condition"],
             registry=self.registry,
         )
+        self._reasons = Gauge(
+            "tidegate_modeldeployment_reason",
+            "Always 1: the reason that each condition has now.",
+            ["model_namespace", "modeldeployment", "condition", "reason"],
+            registry=self.registry,
+        )
         self._weights = Gauge(
             "tidegate_version_weight_percent",
             "Percent of requests that the Route sends to each version. The label revision joins with the gateway's.",
             ["model_namespace", "modeldeployment", "version", "role", "revision"],
             registry=self.registry,
         )
-        self._shown: dict[Key, tuple[set[tuple[str, ...]], set[tuple[str, ...]]]] = {}
+        self._shown: dict[Key, dict[Gauge, dict[Labels, int]]] = {}
 
     def passed(self, key: Key, observed: Observed, decision: Decision, seconds: float, writes: int) -> None:
         """A pass went well."""
@@ -70,15 +79,15 @@ class Metrics:
         self._seconds.observe(seconds)
         self._writes.inc(writes)
         truth = {"True": 1, "False": 0, "Unknown": -1}
-        conditions: dict[tuple[str, ...], int] = {(*key, c.type): truth[c.status] for c in decision.status.conditions}
-        weights: dict[tuple[str, ...], int] = {
-            (*key, v.id, v.role, v.revision or ""): v.weight for v in decision.status.versions
-        }
-        self._drop(key, set(conditions), set(weights))
-        for labels, value in conditions.items():
-            self._conditions.labels(*labels).set(value)
-        for labels, weight in weights.items():
-            self._weights.labels(*labels).set(weight)
+        conditions = decision.status.conditions
+        self._show(
+            key,
+            {
+                self._conditions: {(*key, c.type): truth[c.status] for c in conditions},
+                self._reasons: {(*key, c.type, c.reason): 1 for c in conditions},
+                self._weights: {(*key, v.id, v.role, v.revision or ""): v.weight for v in decision.status.versions},
+            },
+        )
 
     def looked(self, seconds: float, whole: bool) -> None:
         """The sources were looked at; `whole` if all could be read."""
@@ -92,14 +101,15 @@ class Metrics:
     def gone(self, key: Key) -> None:
         """The ModelDeployment is gone, and its series with it."""
         self._passes.labels("gone").inc()
-        self._drop(key, set(), set())
-        self._shown.pop(key, None)
+        self._show(key, {})
+        del self._shown[key]
 
-    def _drop(self, key: Key, conditions: set[tuple[str, ...]], weights: set[tuple[str, ...]]) -> None:
-        """Removes the series of what is no longer there: a stale one would go on telling the past."""
-        shown_conditions, shown_weights = self._shown.get(key, (set(), set()))
-        for labels in shown_conditions - conditions:
-            self._conditions.remove(*labels)
-        for labels in shown_weights - weights:
-            self._weights.remove(*labels)
-        self._shown[key] = (conditions, weights)
+    def _show(self, key: Key, values: dict[Gauge, dict[Labels, int]]) -> None:
+        """Sets the series of a key, and removes those that are no longer there: they would go on telling the past."""
+        for gauge, shown in self._shown.get(key, {}).items():
+            for labels in shown.keys() - values.get(gauge, {}).keys():
+                gauge.remove(*labels)
+        for gauge, wanted in values.items():
+            for labels, value in wanted.items():
+                gauge.labels(*labels).set(value)
+        self._shown[key] = values
