@@ -270,23 +270,26 @@ def prepare() -> models.Split:
     return data
 
 
-def decided(began: float, traffic: Traffic) -> Callable[[], bool]:
+def decided(began: float) -> Callable[[], bool]:
     """Whether the winner has all requests; shows the arms as they change."""
-    shown = ""
+    shown: Any = None
 
     def so() -> bool:
         nonlocal shown
         told = status()
         arms = told.get("experiment", {}).get("arms", [])
-        words = [f"{arm['name']} {arm.get('weight', 0)}%{' out' if arm.get('out') else ''}" for arm in arms]
         progress = next((c for c in told.get("conditions", []) if c["type"] == "Progressing"), {})
-        line = f"{'  '.join(words)}  {progress.get('reason', '')}"
-        if arms and line != shown:
+        stand = (progress.get("reason"), [(arm["name"], arm.get("weight"), arm.get("out")) for arm in arms])
+        if arms and stand != shown:
             if sys.stdout.isatty():
                 print("\r\033[K", end="")
-            right = [f"{arm['name']} {arm['goal']['rate']:.1%}" for arm in arms if "rate" in arm.get("goal", {})]
-            say(f"{time.monotonic() - began:5.0f} s  {line:<52}  {traffic.sent:>6} requests; right: {', '.join(right)}")
-            shown = line
+            words = [
+                f"{arm['name']} {arm.get('weight', 0)}%"
+                + (f" ({arm['goal']['rate']:.0%} right)" if "rate" in arm.get("goal", {}) else "")
+                for arm in arms
+            ]
+            say(f"{time.monotonic() - began:5.0f} s  {', '.join(words):<66}  {progress.get('reason', '')}")
+            shown = stand
         weights = {v["name"]: v["weight"] for v in told.get("versions", []) if v.get("weight")}
         return progress.get("reason") == "WinnerServing" and weights == {"v2": 100}
 
@@ -387,7 +390,7 @@ async def main() -> None:
     kubectl("apply", "-n", NAMESPACE, "-f", "-", text=manifest)
     with Diagnoses(held_out.labels) as diagnoses:
         async with Traffic(client, held_out.rows, diagnoses) as test:
-            await until(decided(began, test), "one version is proven best, and promoted", 600)
+            await until(decided(began), "one version is proven best, and promoted", 600)
     arms = {arm["name"]: arm for arm in status()["experiment"]["arms"]}
     say(
         f"{test.sent} requests, failed: {len(test.failures)}, {diagnoses.reported} of them reported as right or wrong; "

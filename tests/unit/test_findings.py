@@ -39,7 +39,8 @@ class Traffic:
 
     def sample(self, **more: Any) -> Sample:
         versions = {"v1-a": self.stable, "v2-b": self.candidate}
-        return Sample(self.t, Reading(self.t, versions, self.mark, more.pop("trouble", "")), **more)
+        trouble, passing = more.pop("trouble", ""), more.pop("passing", False)
+        return Sample(self.t, Reading(self.t, versions, self.mark, trouble, passing), **more)
 
     def look(self, *, in_force: bool = True, cold: bool = False, **more: Any) -> RolloutStatus:
         self.rollout = findings.observe(self.rollout, self.spec, self.sample(**more), in_force=in_force, cold=cold)
@@ -235,6 +236,27 @@ def test_what_was_found_survives_a_restart_whole() -> None:
     state = findings.State.load(again.state)
     assert findings.State.load(state.dump()) == state
     assert len(again.state) < 8000
+
+
+def test_a_trouble_that_every_change_brings_is_told_once_it_lasts() -> None:
+    traffic = Traffic(at(10))
+    for _ in range(3):
+        traffic.serve(90, 10)
+    before = traffic.rollout
+    for _ in range(11):
+        assert traffic.serve(90, 10, trouble="a change of the Route is coming into force", passing=True) == before
+    traffic.serve(90, 10, trouble="a change of the Route is coming into force", passing=True)
+    assert traffic.rollout.doubt == "a change of the Route is coming into force"
+    traffic.serve(90, 10)
+    assert traffic.rollout.doubt == ""
+    assert traffic.rollout.guardrails[0].candidate.count == 10 * 15, "the counters tell of what came meanwhile"
+
+
+def test_a_passing_trouble_at_the_very_beginning_is_told_once_it_lasts() -> None:
+    traffic = Traffic(at(0))
+    for _ in range(12):
+        assert traffic.serve(100, 0, trouble="so", passing=True).doubt == ""
+    assert traffic.serve(100, 0, trouble="so", passing=True).doubt == "so"
 
 
 def test_what_is_counted_follows_from_spec_and_status() -> None:

@@ -184,7 +184,7 @@ class PrometheusCounts:
         sound = {key: ask for key, ask in asks.items() if key not in doubtful}
         found = self._tally.readings(sound, dict.fromkeys(asks, look), before, after, seen)
         return {
-            key: Reading(seen, trouble=before[key].trouble or after[key].trouble or CHANGING)
+            key: Reading(seen, trouble=before[key].trouble or after[key].trouble or CHANGING, passing=True)
             if key in doubtful
             else found[key]
             for key in asks

@@ -19,7 +19,7 @@ from tidegate.api.rollout import RolloutSpec
 from tidegate.core.rollout.arms import ArmReport, Bandit, Contest, well
 from tidegate.core.rollout.counting import Counting, Window
 from tidegate.core.rollout.counts import Requests, Rewards, Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, statuses, trouble, verdict
+from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, statuses, verdict
 from tidegate.core.rollout.judge import Judge, Report, Settings
 
 
@@ -90,7 +90,7 @@ def observe(
     state = State.load(experiment.state)
     if sample is None or not _news(experiment, state, spec, sample, cold):
         return experiment
-    doubt, astray = trouble(spec, sample, wants_rewards(spec)), []
+    doubt, astray = state.counting.doubt(sample, rewards=wants_rewards(spec)), []
     window = state.counting.take(sample, [arm.version for arm in experiment.arms], doubt)
     arms = [experiment.control]
     for index, arm in enumerate(experiment.arms[1:], start=1):
@@ -125,7 +125,7 @@ def observe(
 
 def _news(experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample: Sample, cold: bool) -> bool:
     """Whether a sample is worth writing down."""
-    said = trouble(spec, sample, wants_rewards(spec))
+    said = state.counting.doubt(sample, rewards=wants_rewards(spec))
     watched = experiment.began is not None and any(g.query for g in guardrails(spec))
     return state.counting.news(
         sample,

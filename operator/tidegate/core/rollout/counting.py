@@ -12,6 +12,8 @@ from tidegate.core.rollout.weights import RATE_HALF_LIFE
 
 IDLE = 60.0
 """Seconds after which a reading without a single new request is written down all the same."""
+PASSING = 60.0
+"""Seconds that a trouble may last which every change of a Route brings with it."""
 NONE = 0.01
 """Requests per second that are as good as none: there is no more news in their absence."""
 
@@ -48,6 +50,18 @@ class Counting:
         """Requests per second of late; None if nothing has been counted yet."""
         return self.responses / self.over if self.over else None
 
+    def doubt(self, sample: Sample, *, rewards: bool) -> str:
+        """Why a sample cannot be relied on; empty if it can, or if that goes by itself and has not lasted long.
+
+        `rewards`: they are asked for.
+        """
+        if sample.requests.trouble:
+            since = self.requests.t if self.requests else self.t or sample.t
+            return "" if sample.requests.passing and sample.t - since < PASSING else sample.requests.trouble
+        if rewards and sample.rewards is None:
+            return "rewards are asked for, and there is no source of them"
+        return sample.rewards.trouble if rewards and sample.rewards else ""
+
     def take(self, sample: Sample, versions: Collection[str], said: str = "") -> Window:
         """Takes in a sample; what is new in it for those versions. `said` is why it cannot be relied on."""
         requests, took = _between(self.requests, sample.requests, versions)
@@ -71,6 +85,8 @@ class Counting:
         """
         if sample.t <= self.t:
             return False
+        if sample.requests.trouble and not said:
+            return self.said != "" or not self.t
         due = sample.t - self.t >= IDLE and self.rate is not None and self.rate > NONE
         if waiting and self.rate is not None and said == self.said:
             # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then

@@ -76,6 +76,8 @@ class Reading(Generic[Count]):
     """Which set of counters this is: readings of different marks cannot be subtracted."""
     trouble: str = ""
     """Why this is not a whole reading; then nothing can be said, which is not the same as no requests."""
+    passing: bool = False
+    """Whether that comes with every change of a Route or of the gateway's pods, and goes by itself in a moment."""
 
     def since(self, before: Reading[Count]) -> dict[str, Count] | None:
         """Exact increments by version; None if the window has to be dropped, for all versions."""

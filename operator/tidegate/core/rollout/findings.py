@@ -17,7 +17,7 @@ from tidegate.core.rollout import weights
 from tidegate.core.rollout.advance import Evidence
 from tidegate.core.rollout.counting import NONE, Counting
 from tidegate.core.rollout.counts import Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, trouble, verdict
+from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, verdict
 from tidegate.core.rollout.judge import Judge, Report, time_to_verdict
 
 FOUND = ("state", "rate", "doubt", "cold_starts", "forecast", "guardrails", "verdict")
@@ -63,7 +63,7 @@ def observe(
         return rollout
     judge = Judge(settings(spec), state.judge)
     reference = rollout.baseline or rollout.stable
-    doubt = trouble(spec, sample)
+    doubt = state.counting.doubt(sample, rewards=wants_rewards(spec))
     window = state.counting.take(sample, dict.fromkeys((reference, rollout.candidate, rollout.stable)), doubt)
     compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
     if rollout.weight and compared and (window.requests or window.rewards):
@@ -93,6 +93,11 @@ def observe(
     )
 
 
+def wants_rewards(spec: RolloutSpec) -> bool:
+    """Whether rewards have to be read."""
+    return any(g.reward for g in guardrails(spec))
+
+
 def baseline_weight(weight: int) -> int:
     """Percent for a baseline beside a candidate with so many: as many, as long as there is room for both."""
     return weight if weight <= 50 else 0
@@ -113,7 +118,7 @@ def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sampl
     """Whether a sample is worth writing down."""
     return state.counting.news(
         sample,
-        said=trouble(spec, sample),
+        said=state.counting.doubt(sample, rewards=wants_rewards(spec)),
         waiting=not rollout.weight,
         paused=spec.paused,
         changed=cold != state.cold or any(g.query for g in guardrails(spec)),

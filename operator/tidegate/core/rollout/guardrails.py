@@ -45,17 +45,6 @@ Bounds = Mapping[str, tuple[bool, float]]
 """Of each query: whether its value is within bounds, and since when (seconds since the epoch)."""
 
 
-def trouble(spec: RolloutSpec, sample: Sample, rewards: bool = False) -> str:
-    """Why what was read cannot be relied on; empty if it can. `rewards`: they are asked for, guardrail or not."""
-    if sample.requests.trouble:
-        return sample.requests.trouble
-    if rewards or any(g.reward for g in guardrails(spec)):
-        if sample.rewards is None:
-            return "rewards are asked for, and there is no source of them"
-        return sample.rewards.trouble
-    return ""
-
-
 def bounds(spec: RolloutSpec, sample: Sample, before: Bounds) -> dict[str, tuple[bool, float]]:
     """Since when each query's value is within its bounds, or out of them. One without a value begins anew."""
     after: dict[str, tuple[bool, float]] = {}

@@ -98,16 +98,16 @@ class Tally(Generic[K]):
         self, key: K, ask: Ask, look: Look, edges: Sequence[float], before: Routes, after: Routes, now: float
     ) -> Reading[Requests]:
         if trouble := before.trouble or after.trouble:
-            return Reading(look.t, trouble=trouble)
+            return Reading(look.t, trouble=trouble, passing=True)
         if before.token != after.token:
-            return Reading(look.t, trouble=CHANGING)
+            return Reading(look.t, trouble=CHANGING, passing=True)
         clusters = [scrape.clusters for scrape in look.scrapes.values()]
         names = {version: envoy.cluster(ask.namespace, revision) for version, revision in ask.versions.items()}
         for version, name in names.items():
             unknown = sum(name not in told for told in clusters)
             if unknown and ask.versions[version] in after.routed:
                 told = f"{unknown} of {len(clusters)} pods of the gateway do not know {name} yet"
-                return Reading(look.t, trouble=told)
+                return Reading(look.t, trouble=told, passing=True)
         uptimes = {process: scrape.uptime for process, scrape in look.scrapes.items()}
         timed = self._settling.settled(key, after, uptimes, now)
         versions = {
