@@ -209,7 +209,7 @@ class World:
         mark = json.dumps([self.gateway, sorted(wanted.versions.values())])
         rewards = {version: self.rewarded.get(version, Rewards()) for version in wanted.versions}
         read = Reading(t, rewards, "feedback", self.feedback_trouble) if wanted.rewards else None
-        return Sample(t, Reading(t, counts, mark, self.source_trouble), read)
+        return Sample(t, Reading(t, counts, mark, self.source_trouble), read, asked=wanted)
 
     def _serve(self, seconds: int) -> None:
         """Users' requests, split as the gateway does; exact shares, so that histories are the same every time."""

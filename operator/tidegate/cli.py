@@ -296,7 +296,8 @@ def _experiment(tested: Object | None) -> Iterator[str]:
     """The versions of an experiment, by what they are compared by."""
     if not tested:
         return
-    rows = [("ARM", "VERSION", "WEIGHT", "GOAL", "LOSING", "BEST", "GUARDRAILS", "STATE")]
+    best = any("best" in arm for arm in tested["arms"])
+    rows = [("ARM", "VERSION", "WEIGHT", "GOAL", "LOSING", *(["BEST"] if best else []), "GUARDRAILS", "STATE")]
     for arm in tested["arms"]:
         state = arm.get("out") or ("Winner" if arm["name"] == tested.get("winner") else "")
         if not state and arm.get("worseThan"):
@@ -308,7 +309,7 @@ def _experiment(tested: Object | None) -> Iterator[str]:
                 f"{arm.get('weight', 0)}%",
                 _measured(arm.get("goal", {})),
                 f"{arm['worse']:.1f} of {arm['worseAt']:.1f}" if "worse" in arm else "-",
-                f"{arm['best']:.0%}" if "best" in arm else "-",
+                *([f"{arm['best']:.0%}" if "best" in arm else "-"] if best else []),
                 arm.get("verdict", "-"),
                 state or "-",
             )
@@ -361,7 +362,7 @@ def _measured(counted: Object) -> str:
     """Counts of one version."""
     if "bad" in counted:
         return f"{counted['bad']} of {counted['count']}"
-    return f"{counted['rate']:.3g}, {counted['count']} times" if "rate" in counted else "-"
+    return f"{counted['rate']:.3g} ({counted['count']})" if "rate" in counted else "-"
 
 
 def _rate(value: float | None, kind: str) -> str:

@@ -361,3 +361,24 @@ def test_alerts_tell_of_a_rollout_that_goes_wrong_and_of_nothing_else(
     model.apply(model=faulty("v1"), scaling=FAST, rollout=rollout)
     model.wait("Ready", "True")
     fires()
+
+
+def test_with_counts_from_prometheus_a_healthy_version_is_promoted_and_a_failing_one_rolled_back(
+    model: Model, faulty: Callable[..., Any], release: Release
+) -> None:
+    wide = {"guardrails": [{"name": "errors", "errors": {"maxRatio": 1.5, "maxIncrease": "5%"}}]}
+    model.apply(model=faulty("v1"), scaling=FAST, rollout=wide)
+    model.wait("Ready", "True/Serving")
+    try:
+        release.put(countsFrom="Prometheus")
+        with model.load(threads=2, pause=0.03) as load:
+            model.apply(model=faulty("v2"), scaling=FAST, rollout=wide)
+            model.wait("Ready", "True/Serving", 300)
+            assert model.weights() == {"v2": 100}
+            assert not load.failed, load.failed[:3]
+            model.apply(model=faulty("v3", ERROR_RATE="0.3"), scaling=FAST, rollout=wide)
+            model.wait("Ready", "False/Degraded", 240)
+            model.wait_weights(v2=100)
+    finally:
+        release.put()
+    assert "responses failed, stable 0 of" in model.status["rejected"]["message"]

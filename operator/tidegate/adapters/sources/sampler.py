@@ -84,7 +84,7 @@ class Sampler:
         )
         for (key, reading), (rewards, values, troubles) in zip(readings.items(), extras, strict=True):
             # its own time: what Prometheus had may be older than a trouble that was told before
-            self._latest[key] = Sample(time.time(), reading, rewards, values, troubles)
+            self._latest[key] = Sample(time.time(), reading, rewards, values, troubles, asks[key])
             self._changed(key)
         self._took(time.monotonic() - started, not any(reading.trouble for reading in readings.values()))
 

@@ -88,7 +88,10 @@ def observe(
     replica ready.
     """
     state = State.load(experiment.state)
-    if sample is None or not _news(experiment, state, spec, sample, cold):
+    within = [arm.version for arm in (experiment.control, *experiment.challengers)]
+    if sample is None or not sample.answers(within, rewards=wants_rewards(spec)):
+        return experiment
+    if not _news(experiment, state, spec, sample, cold):
         return experiment
     doubt, astray = state.counting.doubt(sample, rewards=wants_rewards(spec)), []
     window = state.counting.take(sample, [arm.version for arm in experiment.arms], doubt)

@@ -7,7 +7,7 @@ the window across it is dropped for all versions alike, which favours none of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar
 
@@ -96,6 +96,20 @@ class Reading(Generic[Count]):
 
 
 @dataclass(frozen=True)
+class Ask:
+    """What is to be counted for one ModelDeployment while it is judged."""
+
+    namespace: str
+    deployment: str
+    versions: Mapping[str, str]
+    """Knative Revision of each version that is compared, by version."""
+    rewards: bool = False
+    """Whether rewards are asked for."""
+    queries: Mapping[str, str] = field(default_factory=dict)
+    """PromQL of guardrails that bring their own, by the guardrail's name."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """Everything that the sources knew of one rollout or experiment at one time."""
 
@@ -108,17 +122,9 @@ class Sample:
     """Values of the guardrails' own queries, by the guardrail's name. One that is not there has no value now."""
     troubles: Mapping[str, str] = field(default_factory=dict)
     """Why a guardrail's query has no value, by the guardrail's name."""
+    asked: Ask | None = None
+    """What it is an answer to, where that may have changed since."""
 
-
-@dataclass(frozen=True)
-class Ask:
-    """What is to be counted for one ModelDeployment while it is judged."""
-
-    namespace: str
-    deployment: str
-    versions: Mapping[str, str]
-    """Knative Revision of each version that is compared, by version."""
-    rewards: bool = False
-    """Whether rewards are asked for."""
-    queries: Mapping[str, str] = field(default_factory=dict)
-    """PromQL of guardrails that bring their own, by the guardrail's name."""
+    def answers(self, versions: Collection[str], *, rewards: bool) -> bool:
+        """Whether it is about just those versions, and has rewards if they are asked for."""
+        return self.asked is None or (self.asked.versions.keys() == set(versions) and self.asked.rewards == rewards)

@@ -58,13 +58,16 @@ def observe(
     `in_force`: the gateway splits the requests as the rollout asks. `cold`: a version that requests go to has no
     replica ready.
     """
+    reference = rollout.baseline or rollout.stable
+    versions = dict.fromkeys((reference, rollout.candidate, rollout.stable))
     state = State.load(rollout.state)
-    if sample is None or not _news(rollout, state, spec, sample, cold):
+    if sample is None or not sample.answers(versions, rewards=wants_rewards(spec)):
+        return rollout
+    if not _news(rollout, state, spec, sample, cold):
         return rollout
     judge = Judge(settings(spec), state.judge)
-    reference = rollout.baseline or rollout.stable
     doubt = state.counting.doubt(sample, rewards=wants_rewards(spec))
-    window = state.counting.take(sample, dict.fromkeys((reference, rollout.candidate, rollout.stable)), doubt)
+    window = state.counting.take(sample, versions, doubt)
     compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
     if rollout.weight and compared and (window.requests or window.rewards):
         share = 100 * rollout.weight / (rollout.weight + compared) if in_force else None
