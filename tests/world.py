@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -22,6 +22,7 @@ from tidegate.core.names import DEPLOYMENT_LABEL, FIELD_MANAGER, VERSION_LABEL
 from tidegate.core.observed import Object, Observed, Platform
 from tidegate.core.rollout.ask import ask
 from tidegate.core.rollout.counts import Reading, Requests, Rewards, Sample
+from tidegate.core.rollout.ledger import Entry, text
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
 from tidegate.runtime.write import Conflict, Refused
@@ -103,6 +104,8 @@ class World:
     """What it did, one entry a change."""
     events: list[Event] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    ledger: list[Mapping[str, Any]] = field(default_factory=list)
+    """Lines that the operator wrote, in that order."""
     writes: int = 0
     changes: int = 0
     """Writes that changed an object."""
@@ -162,7 +165,7 @@ class World:
 
     def operator(self) -> Reconciler:
         """A freshly started operator."""
-        return Reconciler(self, self, Silent(), lambda: self.now, KeyQueue(clock=lambda: 0.0))
+        return Reconciler(self, self, Silent(), lambda: self.now, KeyQueue(clock=lambda: 0.0), self)
 
     def step(self, operator: Reconciler, seconds: int = 5) -> None:
         """The cluster reacts, time passes, the operator makes a pass."""
@@ -260,6 +263,12 @@ class World:
 
     async def announce(self, about: Object, event: Event) -> None:
         self.events.append(event)
+
+    async def write(self, about: Object, entries: Sequence[Entry]) -> None:
+        """runtime.reconcile.Ledger"""
+        for entry in entries:
+            self.ledger += [json.loads(text(line)) for line in (entry.start, entry.line)]
+            self._written()
 
     def _written(self) -> None:
         self.writes += 1

@@ -20,7 +20,7 @@ from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentSta
 from tidegate.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from tidegate.api.rollout import RolloutStatus
 from tidegate.api.template import Template
-from tidegate.core import experiment, lifecycle, names, requests, route, scaling, versions, workloads
+from tidegate.core import experiment, lifecycle, names, recording, requests, route, scaling, versions, workloads
 from tidegate.core.conditions import Problem, Scene, conditions
 from tidegate.core.events import Event, between
 from tidegate.core.lifecycle import Sides, Turn
@@ -29,6 +29,7 @@ from tidegate.core.placement import forbidden, place
 from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import replan
 from tidegate.core.rollout.counts import Sample
+from tidegate.core.rollout.ledger import Entry
 from tidegate.core.rollout.plan import plan
 from tidegate.core.views import View, look
 
@@ -47,6 +48,8 @@ class Decision:
     version_status: Mapping[str, ModelVersionStatus] = field(default_factory=dict)
     """Statuses of records that changed, by the record's name."""
     events: tuple[Event, ...] = ()
+    ledger: tuple[Entry, ...] = ()
+    """What the ledger is to say of it, before anything else is written."""
     wake_at: datetime | None = None
     """When to look again, if nothing happens before."""
     blocked: bool = False
@@ -149,8 +152,10 @@ def decide(observed: Observed, now: datetime) -> Decision:
     )
     weights = {version.id: version.weight for version in status.versions}
     status = status.model_copy(update={"weight": weights.get(status.candidate) if status.candidate else None})
+    status, entries = recording.record(raw, spec, old, status, turn, now)
     return Decision(
         status=status,
+        ledger=entries,
         apply=tuple(apply),
         delete=tuple(_leftovers(observed, active, the_route)),
         version_status=dict(_record_statuses(observed, status, views, generation, now)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tidegate.api.base import seconds
@@ -22,6 +22,27 @@ from tidegate.core.views import STABLE_DOWN, View
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a pass over a judged rollout went by."""
+
+    before: RolloutStatus
+    """As the pass found it."""
+    after: RolloutStatus
+    """With what the sample adds."""
+    sample: Sample | None
+    """None if it adds nothing."""
+    in_force: bool
+    """The gateway splits the requests as was asked."""
+    cold: bool
+    """A version had no replica ready."""
+    replicas: Mapping[str, int]
+    """Those that are ready of the candidate and, if there is one, the baseline; and how many of the stable version the
+    candidate has its share of."""
+    next: Next | None = None
+    """What was decided; None if it was Degraded."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """What one pass makes of the lifecycle."""
 
@@ -33,6 +54,8 @@ class Turn:
     """Version that should have the traffic in the end."""
     stand: Stand | None = None
     """Where the experiment stands, while one is on."""
+    seen: Seen | None = None
+    """What it was decided by, where the evidence has a part in it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,11 @@ class Sides:
         if self.baseline and findings.baseline_weight(weight):
             return min(self.candidate.replicas, self.baseline.replicas)
         return self.candidate.replicas
+
+    def replicas(self, rollout: RolloutStatus) -> dict[str, int]:
+        """What a decision about the next weight goes by."""
+        known = {"stable": max(rollout.stable_replicas, self.stable.replicas), "candidate": self.candidate.replicas}
+        return known | ({"baseline": self.baseline.replicas} if self.baseline else {})
 
     def traffic(self, weight: int) -> tuple[Target, ...]:
         """The Route's entries with so many percent for the candidate, and as many for the baseline if it is Ready."""
@@ -118,24 +146,26 @@ def turn(
     if (rollout.step or rollout.weight) and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
     in_force = route.settled(the_route, sides.traffic(rollout.weight))
+    seen = None
     if asks_for_proof(plan):
-        cold = min(sides.reference.replicas, candidate.replicas) == 0
-        rollout = findings.observe(rollout, spec.rollout, sample, in_force=in_force, cold=cold)
+        before, cold = rollout, min(sides.reference.replicas, candidate.replicas) == 0
+        rollout = findings.observe(before, spec.rollout, sample, in_force=in_force, cold=cold)
+        seen = Seen(before, rollout, sample if rollout is not before else None, in_force, cold, sides.replicas(before))
         if rollout.verdict == "Degraded" and not rollout.promote:
             why = degraded(rollout.guardrails)
-            return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable)
+            return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable, seen=seen)
 
     coming = _next(rollout, spec, plan, sides, in_force, now)
+    seen = replace(seen, next=coming) if seen else None
     if coming.late and spec.rollout.on_deadline == "Rollback":
-        return Turn(
-            _rolled_back(at_rest, rollout, "DeadlineExceeded", coming.message, desired, now), goal=status.stable
-        )
+        late = _rolled_back(at_rest, rollout, "DeadlineExceeded", coming.message, desired, now)
+        return Turn(late, goal=status.stable, seen=seen)
     if coming.promoted:
-        return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), coming, aim)
+        return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), coming, aim, seen=seen)
     moved = coming.rollout
     if moved.weight != rollout.weight:
         moved = findings.restart(moved, spec.rollout)
-    return Turn(status.model_copy(update={"rollout": moved}), coming, aim)
+    return Turn(status.model_copy(update={"rollout": moved}), coming, aim, seen=seen)
 
 
 def _failed(candidate: View) -> str:
@@ -210,7 +240,7 @@ def _next(
     down = _down_since(stable, now)
     if down is not None and not spec.rollout.paused:
         if now >= down + STABLE_DOWN:
-            return Next(rollout, promoted=True, floor=replicas(100))
+            return Next(rollout, promoted=True, reason="StableFailed", floor=replicas(100))
         wait = (
             f"the stable version has failed; {candidate.spec.id} takes over if it stays so for {STABLE_DOWN.seconds} s"
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from tidegate.core.decide import Decision, decide
-from tidegate.core.observed import Observed
+from tidegate.core.observed import Object, Observed
+from tidegate.core.rollout.ledger import Entry
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.write import Cluster, Conflict, Writer
 
@@ -40,13 +41,26 @@ class Telemetry(Protocol):
         """The ModelDeployment is gone."""
 
 
+class Ledger(Protocol):
+    """Where decisions are kept."""
+
+    async def write(self, about: Object, entries: Sequence[Entry]) -> None:
+        """Adds lines about a ModelDeployment. One that cannot be kept is lost: that is no error."""
+
+
 class Reconciler:
     """Makes passes: gather, decide, write."""
 
     def __init__(
-        self, source: Source, cluster: Cluster, telemetry: Telemetry, now: Callable[[], datetime], queue: KeyQueue
+        self,
+        source: Source,
+        cluster: Cluster,
+        telemetry: Telemetry,
+        now: Callable[[], datetime],
+        queue: KeyQueue,
+        ledger: Ledger | None = None,
     ) -> None:
-        self._source, self._telemetry, self._now, self._queue = source, telemetry, now, queue
+        self._source, self._telemetry, self._now, self._queue, self._ledger = source, telemetry, now, queue, ledger
         self._writer = Writer(cluster)
 
     async def reconcile(self, key: Key) -> datetime | None:
@@ -61,6 +75,8 @@ class Reconciler:
         observed = replace(observed, refused=self._writer.refused(key))
         before = self._writer.writes
         decision = decide(observed, self._now())
+        if self._ledger and decision.ledger:  # before the status, so that nothing that was decided is missing in it
+            await self._ledger.write(observed.deployment, decision.ledger)
         await self._writer.write(observed, decision)
         took = time.perf_counter() - started
         self._telemetry.passed(key, observed, decision, took, self._writer.writes - before)

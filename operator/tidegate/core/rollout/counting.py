@@ -109,8 +109,8 @@ class Counting:
     def dump(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "requests": _reading(self.requests),
-            "rewards": _reading(self.rewards),
+            "requests": written(self.requests) if self.requests else None,
+            "rewards": written(self.rewards) if self.rewards else None,
             "rate": [round(self.responses, 4), round(self.over, 4)],
             "t": self.t,
             "said": self.said,
@@ -121,8 +121,8 @@ class Counting:
         """From what `dump` wrote, or from nothing."""
         responses, over = raw.get("rate", (0.0, 0.0))
         return cls(
-            requests=_requests(raw.get("requests")),
-            rewards=_rewards(raw.get("rewards")),
+            requests=requests_read(raw["requests"]) if raw.get("requests") else None,
+            rewards=rewards_read(raw["rewards"]) if raw.get("rewards") else None,
             responses=responses,
             over=over,
             t=raw.get("t", 0.0),
@@ -141,9 +141,8 @@ def _between(
     return tuple(new.get(version, any_of_them.nothing()) for version in versions), after.t - before.t
 
 
-def _reading(reading: Reading[Requests] | Reading[Rewards] | None) -> dict[str, Any] | None:
-    if reading is None:
-        return None
+def written(reading: Reading[Requests] | Reading[Rewards]) -> dict[str, Any]:
+    """A reading for JSON."""
     versions: dict[str, list[Any]] = {}
     for version, counts in reading.versions.items():
         if isinstance(counts, Requests):
@@ -151,20 +150,20 @@ def _reading(reading: Reading[Requests] | Reading[Rewards] | None) -> dict[str, 
             versions[version] = [counts.requests, counts.errors, edges]
         else:
             versions[version] = [counts.count, counts.total, counts.squares]
-    return {"t": reading.t, "mark": reading.mark, "versions": versions}
+    whole = {"t": reading.t, "mark": reading.mark, "versions": versions}
+    return whole | {"trouble": reading.trouble} if reading.trouble else whole
 
 
-def _requests(raw: Mapping[str, Any] | None) -> Reading[Requests] | None:
-    if raw is None:
-        return None
+def requests_read(raw: Mapping[str, Any]) -> Reading[Requests]:
+    """A reading from what `written` gave."""
     versions = {
         version: Requests(requests, errors, {edge_read(edge): n for edge, n in latency})
         for version, (requests, errors, latency) in raw["versions"].items()
     }
-    return Reading(raw["t"], versions, raw["mark"])
+    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""))
 
 
-def _rewards(raw: Mapping[str, Any] | None) -> Reading[Rewards] | None:
-    if raw is None:
-        return None
-    return Reading(raw["t"], {version: Rewards(*values) for version, values in raw["versions"].items()}, raw["mark"])
+def rewards_read(raw: Mapping[str, Any]) -> Reading[Rewards]:
+    """The same of rewards."""
+    versions = {version: Rewards(*values) for version, values in raw["versions"].items()}
+    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""))

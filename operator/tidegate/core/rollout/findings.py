@@ -32,10 +32,17 @@ class State:
     judge: dict[str, Any] | None = None
     cold: bool = False
     bounds: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    line: str = ""
+    """The ledger's last line about the rollout, by its id."""
 
     def dump(self) -> str:
         """As JSON."""
-        whole = self.counting.dump() | {"judge": self.judge, "cold": self.cold, "bounds": self.bounds}
+        whole = self.counting.dump() | {
+            "judge": self.judge,
+            "cold": self.cold,
+            "bounds": self.bounds,
+            "line": self.line,
+        }
         return json.dumps({key: value for key, value in whole.items() if value}, separators=(",", ":"))
 
     @classmethod
@@ -47,6 +54,7 @@ class State:
             judge=raw.get("judge"),
             cold=raw.get("cold", False),
             bounds={name: (bool(within), since) for name, (within, since) in raw.get("bounds", {}).items()},
+            line=raw.get("line", ""),
         )
 
 
