@@ -169,10 +169,14 @@ class World:
 
     def step(self, operator: Reconciler, seconds: int = 5) -> None:
         """The cluster reacts, time passes, the operator makes a pass."""
+        self.pass_time(seconds)
+        drive(operator.reconcile(Key(NAMESPACE, "churn")))
+
+    def pass_time(self, seconds: int) -> None:
+        """The cluster reacts, time passes."""
         self.react()
         self.now += timedelta(seconds=seconds)
         self._serve(seconds)
-        drive(operator.reconcile(Key(NAMESPACE, "churn")))
 
     def run(self, seconds: int = 60, operator: Reconciler | None = None, every: int = 5) -> Reconciler:
         """Passes for a while, one every so many seconds."""
