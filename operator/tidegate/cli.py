@@ -21,6 +21,7 @@ import click
 
 from tidegate import __version__
 from tidegate.api import API_VERSION, crds
+from tidegate.api.base import amount
 from tidegate.api.modeldeployment import REQUEST_ANNOTATION
 from tidegate.feedback.command import feedback
 from tidegate.replay.command import replay
@@ -33,6 +34,20 @@ Object = Mapping[str, Any]
 
 class Failed(click.ClickException):
     """The command could not be carried out; exits with 1."""
+
+
+class Size(click.ParamType):
+    """A quantity of bytes, as Kubernetes writes it."""
+
+    name = "quantity"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes; wrong usage if it is none, or less than a ledger needs."""
+        try:
+            size = int(amount(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return size if size >= 1 << 20 else self.fail(f"{value} is less than 1Mi", param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,6 +117,18 @@ main.add_command(replay)
     metavar="TARGETS REQUESTS ERRORS LATENCY",
     help="Selectors of the counters of another gateway, with {namespace} and {revision}; LATENCY may be empty.",
 )
+@click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to keep the ledger of decisions in, for one operator at a time. Default: none is kept.",
+)
+@click.option(
+    "--ledger-size",
+    type=Size(),
+    default="1Gi",
+    show_default=True,
+    help="Room for it. Nine tenths are used; then the files that were not written to for the longest time go.",
+)
 @click.option("--kubeconfig", help="Kubeconfig file. Default: the pod's own account, else $KUBECONFIG.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def run(
@@ -121,6 +148,8 @@ def run(
     prometheus_scrape_interval: float,
     prometheus_matchers: str,
     prometheus_counters: tuple[str, str, str, str] | None,
+    ledger: Path | None,
+    ledger_size: int,
     kubeconfig: str | None,
     log_level: str,
 ) -> None:
@@ -129,6 +158,7 @@ def run(
         os.environ["KUBECONFIG"] = kubeconfig  # kopf and the client look there, the client once: as it is imported
     from tidegate.adapters import app  # the operator's imports are heavy, and the other commands do without
     from tidegate.adapters.api import ApiError
+    from tidegate.adapters.ledger import Limits
     from tidegate.adapters.sources.gateway import Where
     from tidegate.adapters.sources.prometheus import Server
     from tidegate.core.rollout.series import Counters
@@ -155,6 +185,8 @@ def run(
             counters,
         ),
         counts_from_prometheus=counts_from == "prometheus",
+        ledger=ledger,
+        ledger_limits=Limits(total=ledger_size * 9 // 10),
     )
 
     try:
@@ -379,6 +411,45 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--operator-namespace", default="tidegate-system", show_default=True, help="Namespace that the operator runs in."
+)
+@click.option("--operator-port", default=8080, show_default=True, help="Port that it answers on.")
+@cluster_options
+def ledger(
+    name: str,
+    operator_namespace: str,
+    operator_port: int,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    """Print the ledger of a ModelDeployment's rollouts, for `tidegate replay`.
+
+    JSON lines: what each decision went by, and what was decided. They come from the operator's pod that acts, by way of
+    the API server, which asks for the right to get pods/proxy (and the lease) in the operator's namespace.
+    """
+
+    async def show(api: Any) -> None:
+        from tidegate.adapters.app import LEASE, leading_pod
+
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/{LEASE}"
+        pod = leading_pod(await api.get(path) or {"spec": {}})
+        if not pod:
+            raise Failed(
+                f"no operator acts by the lease {operator_namespace}/{LEASE}; if it runs elsewhere, give "
+                "--operator-namespace"
+            )
+        where = namespace or _default_namespace(kubeconfig, context)
+        proxy = f"/api/v1/namespaces/{operator_namespace}/pods/{pod}:{operator_port}/proxy"
+        async for line in api.stream(f"{proxy}/ledger/{where}/{name}", {}, 600):
+            click.echo(json.dumps(line, separators=(",", ":")))
+
+    _with_cluster(kubeconfig, context, show)
 
 
 # --- acting -----------------------------------------------------------------------------------------------------------

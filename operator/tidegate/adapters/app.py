@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,7 @@ from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import disable_created_metrics, exposition
 
 from tidegate.adapters.api import METADATA, Api, ApiError, connected, in_cluster, words_of
+from tidegate.adapters.ledger import Files, Limits
 from tidegate.adapters.pods import Pods
 from tidegate.adapters.sources.feedback import Feedback
 from tidegate.adapters.sources.gateway import Gateway, Where
@@ -30,6 +32,7 @@ from tidegate.adapters.sources.sampler import Sampler
 from tidegate.adapters.telemetry import Metrics
 from tidegate.adapters.watch import INDEXED_CHILDREN, Child, Watch, child_of
 from tidegate.api import API_VERSION
+from tidegate.core.observed import Object
 from tidegate.runtime.process import heed_signals
 from tidegate.runtime.queue import Key, KeyQueue
 from tidegate.runtime.reconcile import Reconciler
@@ -71,6 +74,14 @@ class Options:
     """Where guardrails' own queries are asked."""
     counts_from_prometheus: bool = False
     """Whether requests are counted there too, and not at the gateway itself."""
+    ledger: Path | None = None
+    """Folder of the ledger; none is kept without."""
+    ledger_limits: Limits = field(default_factory=Limits)
+
+
+def leading_pod(lease: Object) -> str:
+    """The pod that holds the lease; empty if none does."""
+    return str(lease["spec"].get("holderIdentity") or "").rpartition("-")[0]
 
 
 class LeadershipLost(Exception):
@@ -97,7 +108,8 @@ async def run(options: Options, stop: asyncio.Event) -> None:
         )
         watch = Watch(api, queue, pods, sampler.latest)
         health = Health(watch, queue, pods)
-        reconciler = Reconciler(watch, api, metrics, _now, queue)
+        ledger = Files(options.ledger, options.ledger_limits, metrics.kept) if options.ledger else None
+        reconciler = Reconciler(watch, api, metrics, _now, queue, ledger)
         registry = kopf.OperatorRegistry()
         watch.register(registry)
         kopf.on.login(registry=registry)(_login)
@@ -114,7 +126,7 @@ async def run(options: Options, stop: asyncio.Event) -> None:
                 group.create_task(_resync(api, watch, queue, health, options.namespaces))
                 group.create_task(sampler.run())
 
-        async with _serving(options.port, health, metrics):
+        async with _serving(options.port, health, metrics, ledger):
             tasks = {
                 asyncio.create_task(_kopf(registry, options, kopf_stop, stop), name="watches"),
                 asyncio.create_task(_lead(api, options, act) if options.elect else act(), name="workers"),
@@ -175,7 +187,7 @@ async def _kopf(
 
 async def _lead(api: Api, options: Options, act: Callable[[], Coroutine[None, None, None]]) -> None:
     """Acts while this replica holds the lease, and gives it back on the way out so that the next need not wait."""
-    identity = f"{socket.gethostname()}-{os.getpid()}"
+    identity = f"{socket.gethostname()}-{os.getpid()}"  # `leading_pod` takes it apart
     await _provide(api, options.lease_namespace)
     lock = Lock(LEASE, options.lease_namespace, identity, api.raw)
     leading = asyncio.Event()
@@ -354,8 +366,8 @@ class Health:
 
 
 @contextlib.asynccontextmanager
-async def _serving(port: int, health: Health, metrics: Metrics) -> AsyncIterator[None]:
-    """Answers /healthz, /readyz and /metrics meanwhile."""
+async def _serving(port: int, health: Health, metrics: Metrics, ledger: Files | None) -> AsyncIterator[None]:
+    """Answers /healthz, /readyz, /metrics and /ledger/<namespace>/<name> meanwhile."""
 
     async def healthz(_: web.Request) -> web.Response:
         fault = health.fault()
@@ -369,8 +381,29 @@ async def _serving(port: int, health: Health, metrics: Metrics) -> AsyncIterator
         body = exposition.generate_latest(metrics.registry)
         return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE_LATEST})
 
+    async def lines(request: web.Request) -> web.StreamResponse:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        if ledger is None:
+            return web.Response(text="no ledger is kept (ledger.enabled of the chart, --ledger)", status=404)
+        pieces = await ledger.read(namespace, name)
+        if pieces is None:
+            return web.Response(text=f"the ledger of this replica has no line about {namespace}/{name}", status=404)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", show)])
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", show),
+            web.get("/ledger/{namespace}/{name}", lines),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -52,6 +52,12 @@ class Metrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=self.registry,
         )
+        self._lines = Counter(
+            "tidegate_ledger_lines",
+            "Lines of the ledger, by result.",
+            ["result"],
+            registry=self.registry,
+        )
         self.leader = Gauge("tidegate_leader", "1 while this replica is the one that acts.", registry=self.registry)
         self._conditions = Gauge(
             "tidegate_modeldeployment_condition",
@@ -93,6 +99,11 @@ class Metrics:
         """The sources were looked at; `whole` if all could be read."""
         self._looks.labels("ok" if whole else "trouble").inc()
         self._look_seconds.observe(seconds)
+
+    def kept(self, written: int, lost: int) -> None:
+        """So many lines of the ledger were written, so many could not be."""
+        self._lines.labels("written").inc(written)
+        self._lines.labels("lost").inc(lost)
 
     def failed(self, key: Key, error: Exception) -> None:
         """A pass failed and is tried again."""
