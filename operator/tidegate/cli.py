@@ -36,7 +36,7 @@ class Failed(click.ClickException):
     """The command could not be carried out; exits with 1."""
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A quantity of bytes, as Kubernetes writes it."""
 
     name = "quantity"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from tidegate import __version__
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from tidegate.api.rollout import RolloutStatus
 from tidegate.core.lifecycle import Seen, Turn
@@ -45,7 +46,9 @@ def record(
 
 def settings(spec: ModelDeploymentSpec) -> dict[str, Any]:
     """All of a spec that decides about a rollout; with the defaults, which may be others in a later release."""
-    return {part: getattr(spec, part).model_dump(mode="json", by_alias=True) for part in ("rollout", "scaling")}
+    return {"release": __version__} | {
+        part: getattr(spec, part).model_dump(mode="json", by_alias=True) for part in ("rollout", "scaling")
+    }
 
 
 def _same(one: RolloutStatus, other: RolloutStatus) -> bool:

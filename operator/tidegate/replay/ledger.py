@@ -93,6 +93,11 @@ class Outcome:
     other: Findings | None = None
     """With the other settings, if there are any."""
 
+    @property
+    def releases(self) -> set[str]:
+        """Releases of Tidegate that decided."""
+        return {start["settings"]["release"] for start in self.chain.starts.values()}
+
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
