@@ -28,6 +28,7 @@ EVERYTHING = (
     'tolerations=[{"key":"dedicated","operator":"Exists"}]',
     'affinity={"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}',
     'dashboards.annotations={"grafana_folder":"Serving"}',
+    "ledger.persistence.enabled=true",
 )
 
 NEEDS = {

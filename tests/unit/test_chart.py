@@ -120,7 +120,7 @@ def test_pod_is_restricted(helm: Helm) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert "volumes" not in pod, "nothing is written to disk"
+    assert [volume["name"] for volume in pod["volumes"]] == ["ledger"], "nothing else is written to disk"
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
 
 
@@ -254,6 +254,7 @@ def test_model_server_of_each_release_stands_beside_the_earlier_ones(helm: Helm,
         ("feedback.maxVersions=0", "at '/feedback/maxVersions': minimum"),
         ("feedback.persistence.size=lots", "at '/feedback/persistence/size': 'lots' does not match pattern"),
         ("alerts.labels.release=1", "at '/alerts/labels/release': got number, want string"),
+        ("ledger.persistence.accessMode=Any", "at '/ledger/persistence/accessMode': value must be one of"),
         ("feedback.replicas=2", "additional properties 'replicas' not allowed"),
     ],
 )

@@ -104,7 +104,7 @@ def test_settings_are_told_in_full_ahead_of_a_line(degraded: World) -> None:
     [
         (lambda w: w.request("abort #1"), "Aborted", 0),
         (lambda w: w.submit(container("v3")), "Superseded", 0),
-        (lambda w: w.submit(container("v1")), "GivenUp", 0),
+        (lambda w: w.submit(container("v1")), "Ended", 0),
         (lambda w: w.failing.add("v2"), "CandidateFailed", 0),
         (lambda w: w.failing.add("v1"), "Promoted", 100),
         (lambda w: w.request("promote #1"), "Promoted", 100),

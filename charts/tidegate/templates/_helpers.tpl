@@ -19,6 +19,10 @@ app.kubernetes.io/component: operator
 {{- printf "%s-feedback" (include "tidegate.fullname" . | trunc 43 | trimSuffix "-") -}}
 {{- end -}}
 
+{{- define "tidegate.ledger" -}}
+{{- printf "%s-ledger" (include "tidegate.fullname" . | trunc 56 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "tidegate.feedbackSelector" -}}
 app.kubernetes.io/name: tidegate
 app.kubernetes.io/instance: {{ .Release.Name }}

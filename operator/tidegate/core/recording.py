@@ -97,7 +97,7 @@ def _end(
         return {"ended": True, "reason": "Promoted", "weight": 100}
     if new.rejected and new.rejected != old.rejected:
         return {"ended": True, "reason": new.rejected.reason, "weight": 0, "message": new.rejected.message}
-    return {"ended": True, "reason": otherwise or ("Superseded" if new.rollout else "GivenUp"), "weight": 0}
+    return {"ended": True, "reason": otherwise or ("Superseded" if new.rollout else "Ended"), "weight": 0}
 
 
 def _seen(seen: Seen) -> dict[str, Any]:
