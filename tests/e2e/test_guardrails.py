@@ -12,6 +12,7 @@ import pytest
 
 from conftest import FAST, Model
 from live import Kubectl, wait_for
+from tidegate.replay.ledger import parse, replay
 
 pytestmark = pytest.mark.e2e
 
@@ -76,6 +77,14 @@ def test_failing_version_is_rolled_back_within_seconds(
     model.wait("Ready", "False/Degraded")
     events = kubectl("get", "events", "-n", model.namespace, "--field-selector", f"involvedObject.name={model.name}")
     assert "Degraded" in events
+
+    # the ledger gives the same again; without its volume it goes with the pod, and what is left begins in the middle
+    (chain,) = parse(model.cli("ledger").encode().splitlines(), "ledger").rollouts
+    outcome = replay(chain)
+    assert chain.whole is not killed
+    assert (outcome.differs, outcome.replayed) == ("", len(chain.lines))
+    assert outcome.found.verdict == chain.lines[-1]["decision"]["reason"] == "Degraded"
+    assert chain.lines[-1]["decision"]["message"] == status["rejected"]["message"]
 
 
 def test_slow_tail_is_rolled_back(model: Model, faulty: Any) -> None:

@@ -81,7 +81,6 @@ def test_every_rollout_comes_out_the_same_again(first: dict[str, Any], story: li
                 operator = world.operator()
 
     found = chains(world.ledger)
-    assert found or not any(version.startswith("v2") for version in world.counted) or world.status.rollout is None
     for chain in found:
         outcome = replay(chain)
         assert outcome.differs == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,72 @@ def test_what_was_cut_off_is_left_out_and_told(degraded: World) -> None:
 
 
 # --- again ---
+
+
+@dataclass
+class Rich(World):
+    """A world whose samples have everything: latency, rewards, and the values of queries."""
+
+    slow_share: dict[str, float] = field(default_factory=dict)
+    drift: float = 0.1
+
+    def _sample(self, deployment: Any) -> Sample | None:
+        sample = super()._sample(deployment)
+        if sample is None:
+            return None
+
+        def timed(version: str, counts: Requests) -> Requests:
+            late = round(counts.requests * self.slow_share.get(version.split("-")[0], 0.04))
+            fast = (counts.requests - late) // 3
+            histogram = {50.0: fast, 250.0: counts.requests - late, math.inf: counts.requests}
+            return Requests(counts.requests, counts.errors, histogram)
+
+        def rewarded(counts: Requests) -> Rewards:
+            return Rewards(counts.requests, 0.7 * counts.requests, 0.5 * counts.requests)
+
+        whole = sample.requests.versions
+        timed_ones = {version: timed(version, counts) for version, counts in whole.items()}
+        rewards = {version: rewarded(counts) for version, counts in whole.items()}
+        return replace(
+            sample,
+            requests=replace(sample.requests, versions=timed_ones),
+            rewards=Reading(sample.t, rewards, "feedback"),
+            values={"drift": self.drift} if self.drift else {},
+            troubles={} if self.drift else {"drift": "the query has no value"},
+        )
+
+
+GUARDRAILS = [
+    {"name": "errors", "errors": {"maxIncrease": "5%"}},
+    {"name": "tail", "latency": {"maxIncrease": "5%"}},
+    {"name": "slow", "latency": {"slowerThan": "60ms", "maxIncrease": "5%"}},
+    {"name": "value", "reward": {"minDelta": -0.2}},
+    {"name": "drift", "query": {"promql": "drift", "max": 0.2, "for": "20s"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (lambda w: None, "Promoted"),
+        (lambda w: w.slow_share.update(v2=0.5), "Degraded"),
+        (lambda w: setattr(w, "drift", 0.5), "Degraded"),
+        (lambda w: setattr(w, "drift", math.inf), "Judging"),
+        (lambda w: setattr(w, "drift", 0.0), "Judging"),
+    ],
+)
+def test_every_kind_of_guardrail_comes_out_the_same_again(happens: Any, reason: str) -> None:
+    world, rollout = Rich(), {"guardrails": GUARDRAILS}
+    world.submit(container("v1", rollout=rollout))
+    operator = world.run(30)
+    world.submit(container("v2", rollout=rollout))
+    happens(world)
+    world.run(400, operator)
+    (chain,) = parse(told(world.ledger).splitlines(), "ledger").rollouts
+    outcome = replay(chain)
+    assert (outcome.differs, outcome.replayed) == ("", len(chain.lines))
+    assert chain.lines[-1]["decision"]["reason"] == reason
+    assert outcome.found.guardrails.keys() == {g["name"] for g in GUARDRAILS}
 
 
 def forged(world: World, change: Any) -> bytes:
