@@ -141,6 +141,24 @@ def test_being_late_is_told_once() -> None:
     assert not chain.ended
 
 
+def test_a_baseline_that_comes_and_goes_under_way_is_replayed(tmp_path: Path) -> None:
+    world = World()
+    world.submit(container("v1"))
+    operator = world.run(30)
+    for rollout in ({}, {"baseline": True}, {}):
+        world.submit(container("v2", rollout=rollout))
+        world.run(60, operator)
+    world.run(600, operator)
+    (chain,) = chains(world.ledger)
+    assert chain.whole
+    assert chain.ended
+    assert {line["at"].get("baseline", "")[:2] for line in chain.lines if "at" in line} == {"", "v1"}
+    outcome = replay(chain, RolloutSpec.model_validate(WIDE))
+    assert (outcome.differs, outcome.replayed) == ("", len(chain.lines))
+    assert outcome.other
+    assert "compared with a baseline, as it was then" in outcome.other.notes
+
+
 def test_what_is_not_judged_has_no_lines() -> None:
     for rollout in ({"strategy": "BlueGreen"}, {"guardrails": [], "steps": [{"weight": 50, "pause": {"for": "10s"}}]}):
         assert rolled(**rollout).ledger == []
@@ -309,7 +327,7 @@ def weight_of(line: dict[str, Any]) -> None:
         (weight_of, "decision Advancing at weight 11% is Advancing at weight 10% now"),
         (lambda line: line.update(verdict="Healthy"), "verdict Healthy is Undecided now"),
         (lambda line: line.update(doubt="no idea"), "doubt 'no idea' is '' now"),
-        (lambda line: line.get("replicas", {}).update(ready=0), "is Warming"),
+        (lambda line: line.get("replicas", {}).update(candidate=0), "is Warming"),
         (lambda line: line.update(guardrails={}), "guardrails  are errors now"),
     ],
 )

@@ -120,7 +120,8 @@ class Files:
         folder = self._path(namespace, deployment).parent
         form = re.compile(re.escape(deployment) + r"\.[A-Za-z0-9-]+\.jsonl(\.1)?")
         there = [path for path in folder.iterdir() if form.fullmatch(path.name)] if folder.is_dir() else []
-        return sorted(there, key=lambda path: path.stat().st_mtime)  # what came before was written to before
+        # what came before was written to before, though the clock of the disk may be too coarse to tell
+        return sorted(there, key=lambda path: (path.stat().st_mtime, path.suffix != ".1"))
 
     # --- in the disk's thread ---
 

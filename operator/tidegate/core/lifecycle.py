@@ -141,7 +141,7 @@ def turn(
 
     stable = views[status.stable]
     copied = versions.baseline(stable.spec).id if spec.rollout.baseline and asks_for_proof(plan) else None
-    rollout = _against(replan(_begun(status, aim, stable), plan), copied if copied in views else None)
+    rollout = against(replan(_begun(status, aim, stable), plan), copied if copied in views else None)
     sides = Sides(stable, candidate, views[rollout.baseline] if rollout.baseline else None)
     if (rollout.step or rollout.weight) and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
@@ -210,11 +210,13 @@ def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStat
     return begun
 
 
-def _against(rollout: RolloutStatus, baseline: str | None) -> RolloutStatus:
+def against(rollout: RolloutStatus, baseline: str | None) -> RolloutStatus:
     """The rollout with what its candidate is compared with. With another one, the comparison begins anew."""
     if rollout.baseline == baseline:
         return rollout
     nothing = {name: RolloutStatus.model_fields[name].get_default() for name in findings.FOUND} if rollout.state else {}
+    if line := findings.State.load(rollout.state).line:  # the ledger goes on
+        nothing["state"] = findings.noted("", line)
     return rollout.model_copy(update={**nothing, "baseline": baseline})
 
 

@@ -11,7 +11,7 @@ from tidegate.api.rollout import RolloutStatus
 from tidegate.core.lifecycle import Seen, Turn
 from tidegate.core.observed import Object, name
 from tidegate.core.rollout import ledger
-from tidegate.core.rollout.findings import State
+from tidegate.core.rollout.findings import State, noted
 from tidegate.core.rollout.ledger import Entry
 
 ELSEWHERE = ("CandidateNotReady", "StableFailed")
@@ -38,9 +38,8 @@ def record(
     if seen and (decision := _decision(old, new, seen)):
         entries.append(_entry(deployment, spec, seen.before, _seen(seen) | {"decision": decision}, now))
         if rollout:
-            state = State.load(rollout.state)
-            state.line = entries[-1].line["id"]
-            new = new.model_copy(update={"rollout": rollout.model_copy(update={"state": state.dump()})})
+            state = noted(rollout.state, entries[-1].line["id"])
+            new = new.model_copy(update={"rollout": rollout.model_copy(update={"state": state})})
     return new, tuple(entries)
 
 
@@ -105,11 +104,16 @@ def _seen(seen: Seen) -> dict[str, Any]:
     before, after = seen.before, seen.after
     content: dict[str, Any] = {"weight": before.weight, "inForce": seen.in_force, "cold": seen.cold}
     times = {part: getattr(before, part) for part in ("since", "exposed", "waiting")}
-    at: dict[str, Any] = {"step": before.step, "approved": before.approved, "promote": before.promote}
+    at: dict[str, Any] = {
+        "step": before.step,
+        "approved": before.approved,
+        "promote": before.promote,
+        "baseline": before.baseline,
+    }
     at |= {part: time.timestamp() for part, time in times.items() if time}
     content["at"] = {part: value for part, value in at.items() if value}
     if seen.next and seen.next.reason not in ELSEWHERE:
-        content["replicas"] = {"ready": seen.ready, "stable": seen.stable}
+        content["replicas"] = dict(seen.replicas)
     if seen.sample:
         content["sample"] = ledger.sample_written(seen.sample)
     return content | findings_of(after)

@@ -22,9 +22,11 @@ from tidegate.api.base import seconds
 from tidegate.api.evidence import Verdict
 from tidegate.api.modeldeployment import Scaling
 from tidegate.api.rollout import RolloutSpec, RolloutStatus
+from tidegate.core.lifecycle import against
 from tidegate.core.recording import findings_of
 from tidegate.core.rollout import findings
 from tidegate.core.rollout.advance import Facts, advance
+from tidegate.core.rollout.findings import baseline_weight
 from tidegate.core.rollout.ledger import VERSION, Chain, Line, chains, digest, ended, intact, sample_read
 from tidegate.core.rollout.plan import plan
 from tidegate.core.scaling import replicas_for
@@ -206,6 +208,8 @@ def _otherwise(lines: Sequence[Line], starts: Mapping[str, Line], policy: Rollou
     rollout = RolloutStatus.model_validate(start["state"])
     if lines[0]["prev"]:
         out.notes.append("the first lines are missing: guardrails that are not the recorded ones begin in the middle")
+    if policy.baseline != any("baseline" in line.get("at", {}) for line in lines):
+        out.notes.append(f"compared with {'the stable version' if policy.baseline else 'a baseline'}, as it was then")
     asked = {start["digest"]: _queries(start["settings"]["rollout"]) for start in starts.values()}
     wanted = _queries(policy.model_dump(by_alias=True))
     for line in lines:
@@ -235,7 +239,7 @@ def _observed(rollout: RolloutStatus, line: Line, spec: RolloutSpec, unknown: It
     if "at" in line:
         at = line["at"]
         times = {part: _time(at[part]) if part in at else None for part in ("since", "exposed", "waiting")}
-        rollout = rollout.model_copy(
+        rollout = against(rollout, at.get("baseline")).model_copy(
             update={
                 "weight": line["weight"],
                 "step": at.get("step", 0),
@@ -252,8 +256,11 @@ def _observed(rollout: RolloutStatus, line: Line, spec: RolloutSpec, unknown: It
 
 
 def _moved(rollout: RolloutStatus, line: Line, spec: RolloutSpec) -> RolloutStatus:
-    changed = line["decision"]["weight"] != line["weight"] and not ended(line)
-    return findings.restart(rollout, spec) if changed else rollout
+    if ended(line):
+        return rollout
+    if line["decision"]["weight"] != line["weight"]:
+        rollout = findings.restart(rollout, spec)
+    return rollout.model_copy(update={"state": findings.noted(rollout.state, line["id"])})
 
 
 def _decided(rollout: RolloutStatus, line: Line, spec: RolloutSpec, scaling: Scaling) -> dict[str, Any] | None:
@@ -262,11 +269,13 @@ def _decided(rollout: RolloutStatus, line: Line, spec: RolloutSpec, scaling: Sca
         return {"reason": "Degraded", "weight": 0, "ended": True}
     if "replicas" not in line:
         return None
-    now, there = _time(line["t"]), line["replicas"]["stable"]
+    now, there = _time(line["t"]), line["replicas"]
+
+    baseline = there.get("baseline", there["candidate"])
     facts = Facts(
         in_force=line["inForce"],
-        ready_replicas=line["replicas"]["ready"],
-        replicas=lambda weight: replicas_for(weight, there, scaling),
+        ready=lambda weight: min(there["candidate"], baseline) if baseline_weight(weight) else there["candidate"],
+        replicas=lambda weight: replicas_for(weight, there["stable"], scaling),
         paused=spec.paused,
         window=timedelta(seconds=seconds(scaling.window)),
         evidence=findings.evidence(rollout, spec, line["t"]),

@@ -114,6 +114,13 @@ def baseline_weight(weight: int) -> int:
     return weight if weight <= 50 else 0
 
 
+def noted(state: str, line: str) -> str:
+    """A state, with the ledger's last line."""
+    known = State.load(state)
+    known.line = line
+    return known.dump()
+
+
 def restart(rollout: RolloutStatus, spec: RolloutSpec) -> RolloutStatus:
     """The rollout after its weight was changed: each weight proves itself."""
     if not rollout.state:
