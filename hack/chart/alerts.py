@@ -122,6 +122,13 @@ def _operator() -> Iterator[Alert]:
         "The stable version has all requests. The rolled back one is not tried again until the spec changes or "
         "somebody asks for it.",
     )
+    yield Alert(
+        "TidegateLedgerNotKept",
+        'sum(increase(tidegate_ledger_lines_total{result="lost"}[15m])) > 0',
+        "warning",
+        "Decisions are missing in the ledger.",
+        "In the last 15 minutes lines could not be written. Rollouts go on; what they went by cannot be shown later.",
+    )
 
 
 def _feedback() -> Iterator[Alert]:
