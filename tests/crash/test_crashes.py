@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,16 @@ def fails_at_weight(world: World) -> None:
 
 def fails_now_and_then(world: World) -> None:
     world.errors["v2"] = 0.3
+
+
+def three(strategy: str, **rollout: Any) -> dict[str, Any]:
+    """A version and two challengers, of which one is by far the best."""
+    challengers = [{"name": name, "model": container(v)["model"]} for name, v in (("deep", "v2"), ("wide", "v3"))]
+    return container("v1", challengers=challengers, rollout={"strategy": strategy, **rollout})
+
+
+def likes_the_second(world: World) -> None:
+    world.rewards = {"v1": 0.5, "v2": 0.9, "v3": 0.1}
 
 
 SCENARIOS: dict[str, list[Scene]] = {
@@ -62,6 +73,21 @@ SCENARIOS: dict[str, list[Scene]] = {
         (lambda w: w.submit(container("v2", rollout={"strategy": "Immediate"})), 150),
         (lambda w: w.request("undo #1"), 150),
     ],
+    "three-arm test": [
+        (likes_the_second, 0),
+        (lambda w: w.submit(three("ABTest", promoteWinner=True)), 300),
+        (lambda w: w.submit(container("v2")), 40),
+    ],
+    "bandit": [
+        (likes_the_second, 0),
+        (lambda w: w.submit(three("Bandit", bandit={"maxChange": 30})), 200),
+        (lambda w: w.submit(container("v1")), 40),
+    ],
+    "degraded challenger": [
+        (lambda w: w.submit(three("ABTest")), 60),
+        (fails_now_and_then, 120),
+        (lambda w: w.request("abort wide #1"), 60),
+    ],
     "kept versions beyond their number": [
         (lambda w: w.submit(container("v1", rollout={"strategy": "Immediate", "keepVersions": 0})), 30),
         (lambda w: w.submit(container("v2", rollout={"strategy": "Immediate", "keepVersions": 0})), 200),
@@ -99,6 +125,8 @@ def outcome(world: World) -> dict:
         "rejected": status.rejected and (status.rejected.id, status.rejected.reason),
         "pinned": status.pinned,
         "step": status.rollout and (status.rollout.step, status.rollout.weight, status.rollout.approved),
+        "experiment": status.experiment
+        and [(arm.name, arm.version, arm.weight, arm.out) for arm in status.experiment.arms],
         "request": status.request and (status.request.value, status.request.accepted),
         "conditions": [(c.type, c.status, c.reason) for c in status.conditions],
         "children": {
