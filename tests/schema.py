@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
         "strategy": "Progressive",
         "risk": {"falseRollback": 0.01, "falsePromotion": 0.05, "badResponses": 100, "beyondBudget": False},
         "baseline": False,
+        "assignment": "Request",
         "pace": "Eager",
         "deadline": "6h",
         "onDeadline": "Hold",

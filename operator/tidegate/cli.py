@@ -383,6 +383,8 @@ def _evidence(status: Object) -> Iterator[str]:
             yield f"{g['name']}: {g['why']}"
     if "rate" in judged:
         yield f"{judged['rate']:.3g} requests/s; DEGRADED and HEALTHY are logarithms of e-values and their limits"
+    if judged.get("withoutBaseline"):
+        yield f"compared with the stable version, since the baseline has failed: {judged['withoutBaseline']}"
     if judged.get("forecast"):
         yield f"at the beginning: {judged['forecast']}"
     if judged.get("coldStarts"):
@@ -476,7 +478,12 @@ def promote(name: str, full: bool, arm: str | None, **where: Any) -> None:
     def ask(found: Object) -> str:
         if arm:
             return f"promote {arm}"
-        rollout = found.get("status", {}).get("rollout")
+        rollout, tested = (found.get("status", {}).get(part) for part in ("rollout", "experiment"))
+        if not rollout and tested:
+            listed = ", ".join(arm["name"] for arm in tested["arms"][1:] if not arm.get("out"))
+            raise Failed(
+                f"an experiment of {name} is on: say which one is to get all requests, --arm {listed or 'NAME'}"
+            )
         if not rollout:
             raise Failed(f"no rollout of {name} is on")
         return f"promote {rollout['candidate']}" if full else f"approve {rollout['candidate']}/{rollout.get('step', 0)}"

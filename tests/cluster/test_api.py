@@ -71,6 +71,7 @@ REST: dict[str, Any] = {
         ],
         "risk": {"falseRollback": 0.02, "falsePromotion": 0.1, "badResponses": 50, "beyondBudget": True},
         "baseline": True,
+        "assignment": "User",
         "pace": "Steady",
         "deadline": "2h",
         "onDeadline": "Rollback",

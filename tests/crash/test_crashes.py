@@ -75,7 +75,7 @@ SCENARIOS: dict[str, list[Scene]] = {
     ],
     "three-arm test": [
         (likes_the_second, 0),
-        (lambda w: w.submit(three("ABTest", promoteWinner=True)), 300),
+        (lambda w: w.submit(three("ABTest", promoteWinner=True)), 400),
         (lambda w: w.submit(container("v2")), 40),
     ],
     "bandit": [

@@ -218,7 +218,6 @@ class Histories(RuleBasedStateMachine):
             workloads = world.of("Configuration") | world.of("InferenceService")
             assert {w["metadata"]["labels"]["tidegate.dev/version"] for w in workloads.values()} == kept
 
-
     def check_rest(self, world, tested) -> None:
         """An experiment at rest: those that are in have their weights, and nothing is left of those that are out."""
         within = [tested.control, *tested.challengers]

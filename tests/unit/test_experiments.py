@@ -420,7 +420,7 @@ def test_paused_keeps_the_weights_and_decides_nothing_but_stops_what_fails() -> 
     assert world.reason("Progressing") == "False/Paused"
     world.errors["v3"] = 0.9
     world.run(300, operator)
-    assert world.weights() == {"v1": 51, "v2": 49}
+    assert world.weights() == {"v1": 67, "v2": 33}, "control takes what the stopped one had"
     assert arms(world)["wide"].out == "Degraded"
 
 
@@ -596,7 +596,8 @@ def test_without_counts_nothing_is_decided_and_at_rest_nothing_written(strategy:
     else:
         world.rate = 0.0
     later(world, operator, 1200)
-    assert silent(world, operator)
+    if case != "no rewards":  # then requests are counted all the same, for the guardrails
+        assert silent(world, operator)
     if strategy == "ABTest" or case != "no traffic":
         assert world.weights() == split
     assert experiment(world).winner is None

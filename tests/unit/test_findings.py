@@ -259,6 +259,44 @@ def test_a_passing_trouble_at_the_very_beginning_is_told_once_it_lasts() -> None
     assert traffic.serve(100, 0, trouble="so", passing=True).doubt == "so"
 
 
+def test_where_clients_choose_by_user_the_split_is_not_checked() -> None:
+    for assignment, doubtful in (("Request", True), ("User", False)):
+        traffic = Traffic(at(10), spec(assignment=assignment))
+        for _ in range(60):
+            traffic.serve(50, 50)
+        assert bool(traffic.rollout.doubt) == doubtful
+
+
+def test_a_wrong_split_that_is_mended_holds_nothing_up_for_ever() -> None:
+    traffic = Traffic(at(10))
+    for _ in range(20):
+        traffic.serve(80, 20)
+    assert "not split as asked" in traffic.rollout.doubt
+    for _ in range(60):
+        traffic.serve(90, 10)
+    assert traffic.rollout.doubt == ""
+
+
+def test_rewards_that_cannot_be_read_are_a_doubt_and_errors_are_judged_all_the_same() -> None:
+    guarded = spec(guardrails=[{"name": "errors", "errors": {}}, {"name": "value", "reward": {}}])
+    traffic = Traffic(at(10), guarded)
+    down = Reading[Rewards](0.0, trouble="the feedback service cannot be read")
+    for _ in range(12):
+        traffic.serve(90, 10, errors=5, rewards=down)
+    assert traffic.rollout.doubt == "the feedback service cannot be read"
+    assert traffic.rollout.verdict == "Degraded"
+
+
+def test_a_clock_that_goes_back_costs_one_window() -> None:
+    traffic = Traffic(at(10))
+    for _ in range(3):
+        traffic.serve(90, 10)
+    traffic.t -= 1800
+    for _ in range(12):
+        traffic.serve(90, 10, errors=5)
+    assert traffic.rollout.verdict == "Degraded"
+
+
 def test_what_is_counted_follows_from_spec_and_status() -> None:
     deployment = {
         "metadata": {"namespace": "shop", "name": "churn"},

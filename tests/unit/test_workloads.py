@@ -447,6 +447,7 @@ ELSEWHERE = {
     "rollout.risk.badResponses": "test_findings.test_a_budget_that_one_percent_exceeds_is_told_and_may_be_accepted",
     "rollout.risk.beyondBudget": "test_findings.test_a_budget_that_one_percent_exceeds_is_told_and_may_be_accepted",
     "rollout.baseline": "test_judged_rollouts.test_a_baseline_is_what_the_candidate_is_compared_with",
+    "rollout.assignment": "test_findings.test_where_clients_choose_by_user_the_split_is_not_checked",
     "rollout.pace": "test_plan.test_steps_of_each_strategy",
     "rollout.deadline": "test_judged_rollouts.test_on_deadline",
     "rollout.onDeadline": "test_judged_rollouts.test_on_deadline",

@@ -90,6 +90,13 @@ class ArmStatus(Type):
     verdict: Annotated[
         Verdict | None, Field(description="What the guardrails say of it, against the stable version.")
     ] = None
+    proven: Annotated[
+        bool,
+        Field(
+            description="Whether its guardrails are Healthy at the present weights, and control is in no incident. "
+            "Only then a winner is promoted by itself."
+        ),
+    ] = False
     guardrails: GuardrailStatuses = []
 
 
@@ -109,7 +116,7 @@ class ExperimentStatus(Type):
         int, Field(description="Replicas of the stable version before it shared its requests.")
     ] = 0
     began: Annotated[datetime | None, Field(description="When the versions were given their first requests.")] = None
-    changed: Annotated[datetime | None, Field(description="When the weights were last looked at.")] = None
+    changed: Annotated[datetime | None, Field(description="When the weights last changed.")] = None
     winner: Annotated[str | None, Field(description="Name of the version that is proven best, or is left over.")] = None
     rate: Annotated[float | None, Field(description="Requests per second of all versions, over the last minute.")] = (
         None

@@ -103,6 +103,13 @@ class RolloutSpec(Type):
             "not with the stable version itself: young pods with young pods, caches as cold on either side."
         ),
     ] = False
+    assignment: Annotated[
+        Literal["Request", "User"],
+        Field(
+            description="How a request gets its version. Request: the gateway draws each one. User: clients choose by "
+            "user, with the version's own URL or header; then the shares of requests are not held against the weights."
+        ),
+    ] = "Request"
     pace: Annotated[
         Literal["Eager", "Steady"],
         Field(
@@ -212,6 +219,10 @@ class RolloutStatus(Type):
     baseline: Annotated[
         str | None, Field(description="Fresh copy of the stable version that the candidate is compared with.")
     ] = None
+    without_baseline: Annotated[
+        str,
+        Field(description="Why it goes on without its baseline: that has failed since.", max_length=1024),
+    ] = ""
     step: Annotated[int, Field(description="Step it is at, from 1; 0 while the candidate warms up.")] = 0
     weight: Annotated[int, Field(description="Percent of requests that the candidate should have now.")] = 0
     since: Annotated[datetime | None, Field(description="When the weight was seen in force at the gateway.")] = None

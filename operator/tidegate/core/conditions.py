@@ -90,8 +90,8 @@ def _ready(scene: Scene) -> Said:
     servable, told = _servable(scene), _shown(scene, status.stable)
     if servable[0] != "True":
         return "Unknown", "RouteNotReady", servable[2]
-    if status.experiment and scene.turn.stand:  # weights may move often: that it answers is what matters
-        split = ", ".join(f"{arm.name} {arm.weight}%" for arm in status.experiment.arms if arm.weight) or "control 100%"
+    if on := scene.turn.experiment:  # weights may move often: that it answers is what matters
+        split = ", ".join(f"{arm.name} {arm.weight}%" for arm in on.arms if arm.weight) or "control 100%"
         return "True", "Experimenting", f"{split}; see Progressing"
     if not route.settled(scene.route, alone(scene.views[status.stable])):
         return "Unknown", "RouteNotReady", f"the gateway is taking on that {told} serves all requests"
@@ -162,9 +162,9 @@ def _progressing(scene: Scene) -> Said:
             return _versions_ready(scene)
         return _given_up(scene) or ("True", "Starting", f"{_shown(scene, scene.desired)} is starting")
     if status.rollout and coming:
-        stuck = coming.reason in _WAITING or (
-            coming.reason == "CandidateNotReady" and scene.views[status.rollout.candidate].ready == "False"
-        )
+        new = [scene.views[i] for i in (status.rollout.candidate, status.rollout.baseline) if i]
+        failed = coming.reason == "CandidateNotReady" and any(view.ready == "False" for view in new)
+        stuck = failed or coming.reason in _WAITING
         return (
             "False" if stuck else "True",
             coming.reason,
@@ -172,8 +172,8 @@ def _progressing(scene: Scene) -> Said:
         )
     if apart := _apart(scene):
         return "False", apart[1], apart[2]
-    if status.experiment and (stand := scene.turn.stand):
-        failed = any(scene.views[arm.version].ready == "False" for arm in status.experiment.challengers)
+    if (on := scene.turn.experiment) and (stand := scene.turn.stand):
+        failed = any(scene.views[arm.version].ready == "False" for arm in on.challengers)
         stuck = stand.reason in _WAITING or (stand.reason == "CandidateNotReady" and failed)
         return "False" if stuck else "True", stand.reason, stand.message
     return "False", "AtRest", f"{_shown(scene, status.stable)} is the version of the spec and has all requests"
@@ -183,7 +183,7 @@ def _versions_ready(scene: Scene) -> Said:
     if scene.problem:
         return "False", scene.problem.reason, scene.problem.message
     status = scene.turn.status
-    tested = [arm.version for arm in status.experiment.challengers] if status.experiment and scene.turn.stand else []
+    tested = [arm.version for arm in scene.turn.experiment.challengers] if scene.turn.experiment else []
     wanted = dict.fromkeys(i for i in (status.stable, scene.turn.goal, *tested) if i in scene.views)
     states = {identity: scene.views[identity].ready for identity in wanted if identity is not None}
     note = f"; {scene.note}" if scene.note else ""

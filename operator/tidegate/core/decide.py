@@ -97,7 +97,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
     foreign_route = observed.route is not None and not owned(observed.route, raw)
     the_route = None if foreign_route else observed.route
     status = lifecycle.forget(old, desired, specs)
-    if status.experiment and status.experiment.id != experiment.identity(desired, challengers, spec.rollout.goal):
+    if status.experiment and status.experiment.id != experiment.identity(desired, challengers, spec.rollout):
         status = status.model_copy(update={"experiment": None})
     if status.stable is None:
         status = status.model_copy(update={"stable": _carrying(the_route, views)})
@@ -205,8 +205,7 @@ def _compared(
 
 def _contesting(turn: Turn) -> tuple[str, ...]:
     """Versions that are here for the experiment that is on."""
-    on = turn.status.experiment
-    return tuple(arm.version for arm in on.challengers) if on and turn.stand else ()
+    return tuple(arm.version for arm in turn.experiment.challengers) if turn.experiment else ()
 
 
 def _baseline(turn: Turn) -> tuple[str, ...]:
@@ -243,7 +242,16 @@ def remembered(deployment: Object) -> ModelDeploymentStatus:
     What only tells (versions, conditions) is dropped before what decides.
     """
     status = dict(deployment.get("status") or {})
-    for unread in ((), ("conditions",), ("versions",), ("request",), ("experiment",), ("rollout",)):
+    for unread in (
+        (),
+        ("conditions",),
+        ("versions",),
+        ("request",),
+        ("experiment",),
+        ("rejected",),
+        ("pinned",),
+        ("rollout",),
+    ):
         for part in unread:
             status.pop(part, None)
         with contextlib.suppress(ValidationError):
@@ -328,8 +336,8 @@ def _traffic(turn: Turn, views: Mapping[str, View]) -> tuple[Target, ...]:
     if status.stable is None:
         return ()
     stable, rollout = views[status.stable], status.rollout
-    if status.experiment and turn.stand:
-        return experiment.traffic(status.experiment, views)
+    if turn.experiment:
+        return experiment.traffic(turn.experiment, views)
     if rollout is None:
         return lifecycle.alone(stable)
     sides = _sides(rollout, views)

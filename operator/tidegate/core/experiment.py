@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -41,9 +41,9 @@ class Stand:
     """When to look again, if nothing happens before."""
 
 
-def identity(control: str, challengers: Mapping[str, str], goal: str) -> str:
+def identity(control: str, challengers: Mapping[str, str], rollout: RolloutSpec) -> str:
     """Short and stable: the same for two experiments with the same versions, by name, and the same goal."""
-    text = json.dumps([control, sorted(challengers.items()), goal])
+    text = json.dumps([control, sorted(challengers.items()), comparison.goal_mark(rollout)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -51,7 +51,7 @@ def begun(
     status: ModelDeploymentStatus, spec: ModelDeploymentSpec, challengers: Mapping[str, str], control: View
 ) -> ExperimentStatus:
     """The experiment that is on, or a new one. `challengers`: their versions, by name."""
-    mark = identity(control.spec.id, challengers, spec.rollout.goal)
+    mark = identity(control.spec.id, challengers, spec.rollout)
     running = status.experiment
     if running and running.id == mark:
         return running
@@ -79,26 +79,36 @@ def advance(
     experiment = comparison.observe(experiment, rollout, sample, in_force=whole, cold=cold)
     if experiment.began:
         experiment = _won(_put_out(experiment, spec, views, now), rollout)
-    stand = _stand(experiment, spec, views, in_force, now)
-    weights = _weights(experiment, spec, moving=in_force and stand.reason in _MOVING, now=now)
+    held = _held(experiment, spec, views, in_force)
+    wanted = _wanted(experiment, spec, held=held is not None, now=now)
+    floors = _floors(experiment, spec, views, wanted, now)
+    weights = _reached(experiment, wanted, views, floors)
+    stand = _stand(experiment, spec, views, held, floors, now, lacking=weights != wanted)
     if weights != {arm.name: arm.weight for arm in experiment.arms}:
         anew = rollout.strategy == "ABTest" or experiment.began is None
         experiment = comparison.reweighted(_with(experiment, weights, views, now), rollout, anew=anew)
     return experiment, stand
 
 
-_MOVING = frozenset({"Advancing", "Comparing", "WinnerFound", "DeadlineExceeded"})
-"""Reasons for which the weights may follow the goal, or what the spec says of them."""
-
-
 def _won(experiment: ExperimentStatus, rollout: RolloutSpec) -> ExperimentStatus:
-    """The experiment with its winner, if there is one now. A bandit has none."""
-    winner = experiment.winner
-    if rollout.strategy == "Bandit":
+    """The experiment with its winner, if there is one now: by the goal, not because the others were stopped.
+
+    A bandit has none.
+    """
+    alive, winner = experiment.alive, experiment.winner
+    proven = len(alive) == 1 and all(
+        arm.worse_than for arm in experiment.arms if arm not in alive and not _stopped(arm)
+    )
+    if rollout.strategy == "Bandit" or not proven or all(_stopped(arm) for arm in experiment.arms[1:]):
         winner = None
-    elif winner is None and len(experiment.alive) == 1 and not experiment.doubt and not rollout.paused:
-        winner = experiment.alive[0].name
+    elif not experiment.doubt and not rollout.paused:
+        winner = alive[0].name
     return experiment.model_copy(update={"winner": winner})
+
+
+def _stopped(arm: ArmStatus) -> bool:
+    """Whether it is out for another reason than the goal."""
+    return arm.out not in (None, "Worse")
 
 
 def _with(
@@ -168,20 +178,43 @@ def shares(spec: ModelDeploymentSpec) -> dict[str, int]:
     return {name: given.get(name) or even[name] for name in (CONTROL, *(c.name for c in spec.challengers))}
 
 
-def _weights(experiment: ExperimentStatus, spec: ModelDeploymentSpec, *, moving: bool, now: datetime) -> dict[str, int]:
-    """Percent for each version from now on. `moving`: they may change for the better, and not only to stop one."""
+def _wanted(experiment: ExperimentStatus, spec: ModelDeploymentSpec, *, held: bool, now: datetime) -> dict[str, int]:
+    """Percent for each version as it should be. `held`: nothing moves, but that one may be stopped.
+
+    What a stopped one had goes to control, which has the replicas for it, and from there to the others.
+    """
     present = {arm.name: arm.weight for arm in experiment.arms}
     within = [CONTROL, *(arm.name for arm in experiment.challengers)]
     if experiment.began is None:
-        return shares(spec) if moving else present
-    if spec.rollout.strategy == "Bandit":
-        stopped = any(present[arm.name] for arm in experiment.arms if arm.out)
-        every = timedelta(seconds=seconds(spec.rollout.bandit.every))
-        due = experiment.changed is None or now >= experiment.changed + every
-        if stopped or not (moving and due):
-            return _among(within, present)
-        return comparison.bandit_weights(experiment, spec.rollout)
-    return _among(within, shares(spec) if moving or len(within) == 1 else present)
+        return present if held or len(within) == 1 else _among(within, shares(spec))
+    taken = dict.fromkeys(present, 0) | {name: present[name] for name in within}
+    taken[CONTROL] += 100 - sum(taken.values())
+    if held or len(within) == 1:
+        return taken
+    if spec.rollout.strategy == "ABTest":
+        return _among(within, shares(spec))
+    every = timedelta(seconds=seconds(spec.rollout.bandit.every))
+    due = experiment.changed is None or now >= experiment.changed + every
+    return comparison.bandit_weights(experiment, spec.rollout, taken) if due else taken
+
+
+def _reached(
+    experiment: ExperimentStatus, wanted: Mapping[str, int], views: Mapping[str, View], floors: Mapping[str, int]
+) -> dict[str, int]:
+    """Those weights, as far as the replicas are there: traffic never arrives before capacity. Control has the rest.
+
+    An experiment begins as a whole.
+    """
+    present = {arm.name: arm.weight for arm in experiment.arms}
+    lacking = [
+        arm.name
+        for arm in experiment.challengers
+        if wanted[arm.name] > arm.weight and views[arm.version].replicas < floors[arm.version]
+    ]
+    if lacking and experiment.began is None:
+        return present
+    out = dict(wanted) | {name: present[name] for name in lacking}
+    return out | {CONTROL: out[CONTROL] + 100 - sum(out.values())} if any(out.values()) else out
 
 
 def _among(within: Sequence[str], weights: Mapping[str, int]) -> dict[str, int]:
@@ -216,9 +249,16 @@ def traffic(experiment: ExperimentStatus, views: Mapping[str, View]) -> tuple[Ta
 
 
 def _stand(
-    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], in_force: bool, now: datetime
+    experiment: ExperimentStatus,
+    spec: ModelDeploymentSpec,
+    views: Mapping[str, View],
+    held: tuple[str, str] | None,
+    floors: Mapping[str, int],
+    now: datetime,
+    *,
+    lacking: bool,
 ) -> Stand:
-    floors = dict(_floors(experiment, spec, views, now))
+    """`held`: what keeps it where it is. `lacking`: replicas are missing for the weights that it should have."""
     end, every = _end(experiment, spec), timedelta(seconds=seconds(spec.rollout.bandit.every))
     tick = experiment.changed + every if experiment.changed and spec.rollout.strategy == "Bandit" else None
     times = [at for at in (end, tick, _settled_at(experiment, spec)) if at and at > now]
@@ -226,20 +266,21 @@ def _stand(
     def stand(reason: str, message: str) -> Stand:
         return Stand(reason, message, floors, min(times, default=None))
 
-    if experiment.began is None:
-        return stand(*_beginning(experiment, spec, views, floors, in_force))
     said = _says(experiment, spec)
-    if experiment.winner == CONTROL and all(arm.out == "Worse" for arm in experiment.arms[1:]):
-        return stand("WinnerFound", f"control is proven best: {said}. {_next(experiment, spec)}")
-    if not experiment.challengers:
+    if not experiment.challengers and experiment.winner != CONTROL:
         out = "; ".join(f"{arm.name}: {arm.out}, {arm.why}" for arm in experiment.arms[1:])
         return stand("NoChallenger", f"no challenger is left: {out}")
-    if not in_force:
-        return stand("Programming", "waiting for the gateway to take the weights on")
-    if spec.rollout.paused:
-        return stand("Paused", "paused by spec.rollout.paused; `tidegate resume` goes on")
-    if experiment.doubt:
-        return stand("NoCounts", experiment.doubt)
+    if held and not (experiment.winner == CONTROL and not experiment.challengers):
+        return stand(*held)
+    if lacking:
+        few = [
+            f"{arm.name}: {views[arm.version].replicas} of {floors[arm.version]} replicas ready"
+            for arm in experiment.challengers
+            if views[arm.version].replicas < floors[arm.version]
+        ]
+        return stand("Warming", "; ".join(few))
+    if experiment.began is None:
+        return stand("Advancing", "the challengers get their first requests")
     if experiment.winner:
         return stand("WinnerFound", f"{experiment.winner} is proven best: {said}. {_next(experiment, spec)}")
     if _late(experiment, spec, now):
@@ -251,31 +292,23 @@ def _stand(
     return stand("Comparing", said)
 
 
-def _beginning(
-    experiment: ExperimentStatus,
-    spec: ModelDeploymentSpec,
-    views: Mapping[str, View],
-    floors: Mapping[str, int],
-    in_force: bool,
-) -> tuple[str, str]:
-    """What is missing before the challengers can get requests."""
-    for arm in experiment.arms:
-        view = views[arm.version]
-        if view.ready != "True":
-            return "CandidateNotReady", f"{arm.name}: {view.trouble}"
+def _held(
+    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], in_force: bool
+) -> tuple[str, str] | None:
+    """What keeps the weights where they are, as a reason and in words; None if nothing does."""
+    starting = [] if experiment.began else [experiment.control, *experiment.challengers]
+    for arm in starting:
+        if views[arm.version].ready != "True":
+            return "CandidateNotReady", f"{arm.name}: {views[arm.version].trouble}"
     if not in_force:
-        return "Programming", "waiting for the gateway to know all versions"
-    for arm in experiment.arms[1:]:
-        if views[arm.version].replicas < floors[arm.version]:
-            there = views[arm.version].replicas
-            return "Warming", f"{arm.name}: {there} of {floors[arm.version]} replicas ready"
+        return "Programming", "waiting for the gateway to take the weights on"
     if spec.rollout.paused:
         return "Paused", "paused by spec.rollout.paused; `tidegate resume` goes on"
     if experiment.doubt:
         return "NoCounts", experiment.doubt
     if not comparison.counted(experiment):
         return "Counting", "reading the counters before the first requests"
-    return "Advancing", "the challengers get their first requests"
+    return None
 
 
 def _says(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> str:
@@ -302,34 +335,39 @@ def _next(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> str:
 
 
 def _floors(
-    experiment: ExperimentStatus, spec: ModelDeploymentSpec, views: Mapping[str, View], now: datetime
-) -> Iterable[tuple[str, int]]:
-    """Replicas for each version: its share of what the stable version had, until the autoscaler has seen the load.
+    experiment: ExperimentStatus,
+    spec: ModelDeploymentSpec,
+    views: Mapping[str, View],
+    wanted: Mapping[str, int],
+    now: datetime,
+) -> dict[str, int]:
+    """Replicas that each version should keep.
 
-    Then as few as the spec allows; while something may still be stopped, one that was ready at the beginning at least,
-    so that no cold start is counted. Control keeps in an ABTest what it had: it may have to take everything back.
+    A challenger: its share of what the stable version had, before it gets that share and until the autoscaler has seen
+    the load; then as few as the spec allows, one that was ready at the beginning at least, so that no cold start is
+    counted. Control keeps what it had as long as there is a challenger: it may have to take everything back at once.
     """
     scaling, control = spec.scaling, experiment.control
     # before the beginning the stable version still follows its load, and the challengers with it
     there = max(experiment.stable_replicas, 0 if experiment.began else views[control.version].replicas)
-    until = _settled_at(experiment, spec)
-    over = experiment.winner is not None or not experiment.challengers
-    wanted = shares(spec)
-    for arm in (control, *experiment.challengers):
-        floor = scaling.min if over else max(scaling.min, scaling.initial)
-        if until is None or now < until:
-            share = arm.weight or wanted[arm.name]
-            floor = max(floor, experiment.stable_replicas if arm is control else replicas_for(share, there, scaling))
-        elif arm is control and spec.rollout.strategy == "ABTest" and not over:
-            floor = max(floor, experiment.stable_replicas)
-        yield arm.version, floor
+    settled = _settled_at(experiment, spec)
+    settling = settled is not None and now < settled
+    kept = experiment.stable_replicas if experiment.challengers or settling else 0
+    floors = {control.version: max(scaling.min, kept)}
+    coming = shares(spec) if experiment.began is None else wanted
+    for arm in experiment.challengers:
+        floor, share = max(scaling.min, scaling.initial), max(coming[arm.name], arm.weight)
+        if settling or share > arm.weight:
+            floor = max(floor, replicas_for(share, there, scaling))
+        floors[arm.version] = floor
+    return floors
 
 
 def _settled_at(experiment: ExperimentStatus, spec: ModelDeploymentSpec) -> datetime | None:
     """When the autoscaler has seen the whole load of each version; None before the beginning."""
-    if experiment.began is None:
+    if experiment.changed is None:
         return None
-    return experiment.began + timedelta(seconds=seconds(spec.scaling.window))
+    return experiment.changed + timedelta(seconds=seconds(spec.scaling.window))
 
 
 def without(experiment: ExperimentStatus, version: str, out: Out, why: str) -> ExperimentStatus:
@@ -354,6 +392,6 @@ def promotion(experiment: ExperimentStatus, spec: ModelDeploymentSpec, desired: 
     if not (spec.rollout.promote_winner and experiment.winner) or spec.rollout.paused or experiment.doubt:
         return None
     arm = next(arm for arm in experiment.arms if arm.name == experiment.winner)
-    if arm.name == CONTROL or arm.verdict != "Healthy":
+    if arm.name == CONTROL or not arm.proven:
         return None
     return Pinned(to=arm.version, over=desired, won=True)

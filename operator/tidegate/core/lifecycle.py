@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tidegate.api.base import seconds
+from tidegate.api.experiment import ExperimentStatus
 from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus, Pinned, Rejected
 from tidegate.api.rollout import RolloutStatus
 from tidegate.core import experiment, route, versions
@@ -56,6 +57,11 @@ class Turn:
     """Where the experiment stands, while one is on."""
     seen: Seen | None = None
     """What it was decided by, where the evidence has a part in it."""
+
+    @property
+    def experiment(self) -> ExperimentStatus | None:
+        """The experiment that is on; none where the status only remembers how one ended."""
+        return self.status.experiment if self.stand else None
 
 
 @dataclass(frozen=True)
@@ -140,17 +146,19 @@ def turn(
         return Turn(_promoted(at_rest, aim, spec.rollout.keep_versions), goal=aim)
 
     stable = views[status.stable]
-    copied = versions.baseline(stable.spec).id if spec.rollout.baseline and asks_for_proof(plan) else None
-    rollout = against(replan(_begun(status, aim, stable), plan), copied if copied in views else None)
+    rollout = replan(_begun(status, aim, stable), plan)
+    rollout = against(rollout, *_baseline(rollout, spec, plan, stable, views))
     sides = Sides(stable, candidate, views[rollout.baseline] if rollout.baseline else None)
     if (rollout.step or rollout.weight) and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
     in_force = route.settled(the_route, sides.traffic(rollout.weight))
+    # a baseline that is not ready gets nothing meanwhile: that is no wrong split
+    whole = in_force and sides.starting(rollout.weight) is None
     seen = None
     if asks_for_proof(plan):
         before, cold = rollout, min(sides.reference.replicas, candidate.replicas) == 0
-        rollout = findings.observe(before, spec.rollout, sample, in_force=in_force, cold=cold)
-        seen = Seen(before, rollout, sample if rollout is not before else None, in_force, cold, sides.replicas(before))
+        rollout = findings.observe(before, spec.rollout, sample, in_force=whole, cold=cold)
+        seen = Seen(before, rollout, sample if rollout is not before else None, whole, cold, sides.replicas(before))
         if rollout.verdict == "Degraded" and not rollout.promote:
             why = degraded(rollout.guardrails)
             return Turn(_rolled_back(at_rest, rollout, "Degraded", why, desired, now), goal=status.stable, seen=seen)
@@ -201,17 +209,41 @@ def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStat
     running = status.rollout
     if running and running.candidate == aim and running.stable == stable.spec.id:
         return running
-    floor = max(stable.replicas, running.stable_replicas if running else 0)
-    begun = RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
     tested = status.experiment
+    floor = max(stable.replicas, running.stable_replicas if running else 0, tested.stable_replicas if tested else 0)
+    begun = RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
     if tested and status.pinned and status.pinned.won:  # it goes on from the share that it had in the experiment
         weight = sum(arm.weight for arm in tested.arms if arm.version == aim)
         begun = begun.model_copy(update={"weight": weight, "exposed": tested.began if weight else None})
     return begun
 
 
-def against(rollout: RolloutStatus, baseline: str | None) -> RolloutStatus:
-    """The rollout with what its candidate is compared with. With another one, the comparison begins anew."""
+def _baseline(
+    rollout: RolloutStatus,
+    spec: ModelDeploymentSpec,
+    plan: tuple[Planned, ...],
+    stable: View,
+    views: Mapping[str, View],
+) -> tuple[str | None, str]:
+    """The copy of the stable version that the candidate is compared with, if any, and why there is none any more.
+
+    One that fails under its requests is done without from then on: a candidate must not get by because of it.
+    """
+    copied = versions.baseline(stable.spec).id
+    if not spec.rollout.baseline or not asks_for_proof(plan) or copied not in views:
+        return None, ""
+    view, lost = views[copied], rollout.without_baseline
+    if rollout.baseline == copied and findings.baseline_weight(rollout.weight):
+        lost = lost or view.crashing(rollout.exposed) or (view.trouble if view.ready == "False" else "")
+    return (None if lost else copied), lost[:1024]
+
+
+def against(rollout: RolloutStatus, baseline: str | None, lost: str = "") -> RolloutStatus:
+    """The rollout with what its candidate is compared with. With another one, the comparison begins anew.
+
+    `lost` is why it has no baseline any more.
+    """
+    rollout = rollout.model_copy(update={"without_baseline": lost})
     if rollout.baseline == baseline:
         return rollout
     nothing = {name: RolloutStatus.model_fields[name].get_default() for name in findings.FOUND} if rollout.state else {}

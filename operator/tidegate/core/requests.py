@@ -117,7 +117,9 @@ def _of_experiment(
     """Takes challengers out, all of them or one, or gives one all requests."""
     names = {record.id: record.template.model.version for record in records}
     there = tested.challengers
-    chosen = [arm for arm in there if subject in (None, arm.name, arm.version, names.get(arm.version))]
+    chosen = [arm for arm in there if subject in (None, arm.name)]
+    if not chosen:  # an arm's own name comes before that of a version
+        chosen = [arm for arm in there if subject in (arm.version, names.get(arm.version))]
     listed = ", ".join(arm.name for arm in there) or "none"
     match verb:
         case "abort":
@@ -133,7 +135,7 @@ def _of_experiment(
             pinned = Pinned(to=chosen[0].version, over=desired, won=True)
             return status.model_copy(update={"pinned": pinned}), f"{chosen[0].name} gets all requests"
         case _:
-            raise Refused("an experiment is on, which has no pauses to approve")
+            raise Refused(f"an experiment is on, which has no pauses; say --arm with one of: {listed}")
 
 
 def _abort(

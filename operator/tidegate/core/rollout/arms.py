@@ -107,7 +107,8 @@ class Contest:
     """
 
     def __init__(self, arms: Sequence[str], alpha: float = 0.05, state: Mapping[str, Any] | None = None) -> None:
-        """`state` is what `dump` wrote; one of other arms or another alpha is left alone, and the contest begins anew.
+        """`state` is what `dump` wrote; one of other arms is left alone, and the contest begins anew. Under another
+        alpha the evidence is the same, and is held against another limit.
 
         Raises ValueError for fewer than two arms, or a name that comes twice.
         """
@@ -123,7 +124,7 @@ class Contest:
         """The arm that it is worse than, by arm."""
         self._stopped: dict[str, str] = {}
         """Why it was stopped, by arm."""
-        if not state or (tuple(state["arms"]), state["alpha"]) != (self.arms, alpha):
+        if not state or tuple(state["arms"]) != self.arms:
             return
         for row, pair in enumerate(state["pairs"]):
             self._duels.load(row, pair)
@@ -134,7 +135,6 @@ class Contest:
         """The state, for JSON."""
         return {
             "arms": list(self.arms),
-            "alpha": self.alpha,
             "pairs": [self._duels.dump(row) for row in range(len(self._pairs))],
             "seen": {arm: [seen.count, seen.total, seen.squares] for arm, seen in self._seen.items()},
             "out": self._out,
@@ -295,10 +295,18 @@ class Bandit:
         return dict.fromkeys(self.arms, 0) | dict(zip(alive, weights, strict=True))
 
 
+def impossible(outcomes: Iterable[Rewards]) -> str:
+    """Why some of those cannot be sums of numbers in [0, 1]; empty if they can."""
+    for new in outcomes:
+        slack = 1e-6 * (1 + abs(new.count))
+        if not (new.count >= 0 and -slack <= new.squares <= new.total + slack and new.total <= new.count + slack):
+            return f"{new.count} rewards sum to {new.total:g}: rewards must lie between 0 and 1"
+    return ""
+
+
 def _check(arm: str, new: Rewards) -> None:
-    slack = 1e-6 * (1 + abs(new.count))
-    if not (new.count >= 0 and -slack <= new.squares <= new.total + slack and new.total <= new.count + slack):
-        raise ValueError(f"{new.count} rewards of {arm} sum to {new.total:g}: rewards must lie between 0 and 1")
+    if said := impossible([new]):
+        raise ValueError(f"{arm}: {said}")
 
 
 def _best(a: Sequence[float], b: Sequence[float]) -> list[float]:

@@ -16,10 +16,10 @@ from tidegate.api.base import seconds
 from tidegate.api.evidence import Guardrail, Measured
 from tidegate.api.experiment import ArmStatus, ExperimentStatus
 from tidegate.api.rollout import RolloutSpec
-from tidegate.core.rollout.arms import ArmReport, Bandit, Contest, well
+from tidegate.core.rollout.arms import ArmReport, Bandit, Contest, impossible, well
 from tidegate.core.rollout.counting import Counting, Window
 from tidegate.core.rollout.counts import Requests, Rewards, Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, statuses, verdict
+from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, statuses, turning, verdict
 from tidegate.core.rollout.judge import Judge, Report, Settings
 
 
@@ -74,6 +74,12 @@ def goal_of(spec: RolloutSpec) -> Guardrail | None:
     return next((g for g in guardrails(spec) if g.name == spec.goal and spec.goal != "reward"), None)
 
 
+def goal_mark(spec: RolloutSpec) -> str:
+    """What the goal is, and what counts as slow where it is about that: with another one, other things are counted."""
+    goal = goal_of(spec)
+    return f"{spec.goal} {goal.latency.slower_than}" if goal and goal.latency else spec.goal
+
+
 def wants_rewards(spec: RolloutSpec) -> bool:
     """Whether rewards have to be read."""
     return goal_of(spec) is None or any(g.reward for g in guardrails(spec))
@@ -106,7 +112,8 @@ def observe(
 
     contest, bandit = _contest(experiment, spec, state.contest), _bandit(experiment, spec, state.bandit)
     goal = _goal(spec, window)
-    if experiment.began and goal:
+    doubt = doubt or impossible(goal or ())
+    if experiment.began and goal and not impossible(goal):
         new = dict(zip((arm.name for arm in arms), goal, strict=True))
         contest.observe(window.seconds, new)
         bandit.observe(window.seconds, new)
@@ -128,14 +135,27 @@ def observe(
 
 def _news(experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample: Sample, cold: bool) -> bool:
     """Whether a sample is worth writing down."""
-    said = state.counting.doubt(sample, rewards=wants_rewards(spec))
-    watched = experiment.began is not None and any(g.query for g in guardrails(spec))
+    asked = [
+        turning(spec, state.bounds.get(arm.name, {}), _own(sample, arm.name, spec), state.counting.t)
+        for arm in experiment.challengers
+        if experiment.began
+    ]
     return state.counting.news(
         sample,
-        said=said,
+        said=state.counting.doubt(sample, rewards=wants_rewards(spec)),
         waiting=experiment.began is None,
         paused=spec.paused,
-        changed=watched or cold != state.cold,
+        changed=cold != state.cold or any(asked),
+    )
+
+
+def _own(sample: Sample, challenger: str, spec: RolloutSpec) -> Sample:
+    """A sample with the values of one challenger's queries."""
+    names = {query_name(challenger, g.name): g.name for g in guardrails(spec) if g.query}
+    return replace(
+        sample,
+        values={name: sample.values[key] for key, name in names.items() if key in sample.values},
+        troubles={name: sample.troubles[key] for key, name in names.items() if key in sample.troubles},
     )
 
 
@@ -162,7 +182,9 @@ def _judge(
             (window.requests[0], window.requests[index]) if window.requests else None,
             (window.rewards[0], window.rewards[index]) if window.rewards else None,
             # of the requests to one of the two, those to the challenger are a binomial share
-            weight=100 * arm.weight / (arm.weight + control.weight) if in_force and arm.weight else None,
+            weight=100 * arm.weight / (arm.weight + control.weight)
+            if in_force and arm.weight and spec.assignment == "Request"
+            else None,
             cold=cold or state.cold,
         )
     elif window.requests:
@@ -175,18 +197,15 @@ def _judged(
     arm: ArmStatus, experiment: ExperimentStatus, spec: RolloutSpec, state: State, sample: Sample, report: Report
 ) -> ArmStatus:
     """A challenger, with what the guardrails say of it."""
-    names = {query_name(arm.name, g.name): g.name for g in guardrails(spec) if g.query}
-    own = replace(
-        sample,
-        values={name: sample.values[key] for key, name in names.items() if key in sample.values},
-        troubles={name: sample.troubles[key] for key, name in names.items() if key in sample.troubles},
-    )
+    own = _own(sample, arm.name, spec)
     since = bounds(spec, own, state.bounds.get(arm.name, {})) if experiment.began else {}
     state.bounds[arm.name] = since
     rate = state.counting.rate
     rates = (rate * arm.weight / 100, rate * experiment.control.weight / 100) if rate else None
     found = statuses(spec, report, since, own, rates)
-    return arm.model_copy(update={"guardrails": found, "verdict": verdict(found)})
+    said = verdict(found)
+    proven = said == "Healthy" and all(g.healthy_here for g in report.guards) and not report.incident
+    return arm.model_copy(update={"guardrails": found, "verdict": said, "proven": proven})
 
 
 def _uncounted(spec: RolloutSpec, sample: Sample) -> str:
@@ -269,10 +288,9 @@ def _compared(
     )
 
 
-def bandit_weights(experiment: ExperimentStatus, spec: RolloutSpec) -> dict[str, int]:
-    """Percent for each arm from now on, by the goal."""
+def bandit_weights(experiment: ExperimentStatus, spec: RolloutSpec, now: Mapping[str, int]) -> dict[str, int]:
+    """Percent for each arm from now on, by the goal; `now` is what it is."""
     out = [arm.name for arm in experiment.arms if arm.out]
-    now = {arm.name: arm.weight for arm in experiment.arms}
     return _bandit(experiment, spec, State.load(experiment.state).bandit).weights(now, out)
 
 

@@ -12,6 +12,8 @@ from tidegate.core.rollout.weights import RATE_HALF_LIFE
 
 IDLE = 60.0
 """Seconds after which a reading without a single new request is written down all the same."""
+BACK = 1.0
+"""Seconds by which a sample is older than the last one if the clock was set back, or another one's clock is behind."""
 PASSING = 60.0
 """Seconds that a trouble may last which every change of a Route brings with it."""
 NONE = 0.01
@@ -84,27 +86,23 @@ class Counting:
         besides the counts.
         """
         if sample.t <= self.t:
-            return False
-        if sample.requests.trouble and not said:
-            return self.said != "" or not self.t
+            return self.t - sample.t > BACK
+        if sample.requests.trouble:
+            return said != self.said or not self.t
         due = sample.t - self.t >= IDLE and self.rate is not None and self.rate > NONE
         if waiting and self.rate is not None and said == self.said:
             # a candidate without requests may wait for days, for a pod or for a person: what is usual is known by then
-            return due and not paused
-        if self.rate is None or changed:
-            return said != self.said or not said
-        if said or self.said:
-            return said != self.said
-        return due or self._differs(sample)
+            return due and not paused and not said
+        return self.rate is None or changed or said != self.said or due or self._differs(sample)
 
     def _differs(self, sample: Sample) -> bool:
         """Whether a sample shows anything that the last whole readings do not."""
-        seen = (sample.requests.mark, sample.requests.versions, sample.rewards and sample.rewards.versions)
-        return self.requests is None or seen != (
-            self.requests.mark,
-            self.requests.versions,
-            self.rewards and self.rewards.versions,
-        )
+        now, before = sample.requests, self.requests
+        if before is None or (now.mark, now.versions) != (before.mark, before.versions):
+            return True
+        if sample.rewards is None or sample.rewards.trouble:
+            return False
+        return self.rewards is None or sample.rewards.versions != self.rewards.versions
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""

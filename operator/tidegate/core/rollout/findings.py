@@ -17,7 +17,7 @@ from tidegate.core.rollout import weights
 from tidegate.core.rollout.advance import Evidence
 from tidegate.core.rollout.counting import NONE, Counting
 from tidegate.core.rollout.counts import Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, verdict
+from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, turning, verdict
 from tidegate.core.rollout.judge import Judge, Report, time_to_verdict
 
 FOUND = ("state", "rate", "doubt", "cold_starts", "forecast", "guardrails", "verdict")
@@ -78,7 +78,8 @@ def observe(
     window = state.counting.take(sample, versions, doubt)
     compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
     if rollout.weight and compared and (window.requests or window.rewards):
-        share = 100 * rollout.weight / (rollout.weight + compared) if in_force else None
+        drawn = in_force and spec.assignment == "Request"
+        share = 100 * rollout.weight / (rollout.weight + compared) if drawn else None
         judge.observe(window.seconds, window.requests, window.rewards, weight=share, cold=cold or state.cold)
     elif window.requests and not rollout.weight:
         judge.feed_stable(window.seconds, window.requests[-1] if rollout.baseline else window.requests[0])
@@ -139,7 +140,7 @@ def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sampl
         said=state.counting.doubt(sample, rewards=wants_rewards(spec)),
         waiting=not rollout.weight,
         paused=spec.paused,
-        changed=cold != state.cold or any(g.query for g in guardrails(spec)),
+        changed=cold != state.cold or turning(spec, state.bounds, sample, state.counting.t),
     )
 
 

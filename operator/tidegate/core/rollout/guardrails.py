@@ -58,6 +58,14 @@ def bounds(spec: RolloutSpec, sample: Sample, before: Bounds) -> dict[str, tuple
     return after
 
 
+def turning(spec: RolloutSpec, since: Bounds, sample: Sample, before: float) -> bool:
+    """Whether a query has something new to say: it came within its bounds, or left them, or has been so for long enough
+    since `before`, when it was asked last."""
+    lasting = {g.name: seconds(g.query.for_) for g in guardrails(spec) if g.query}
+    now = bounds(spec, sample, since)
+    return now != since or any(before < start + lasting[name] <= sample.t for name, (_, start) in now.items())
+
+
 def statuses(
     spec: RolloutSpec, report: Report, since: Bounds, sample: Sample, rates: tuple[float, float] | None
 ) -> list[GuardrailStatus]:
