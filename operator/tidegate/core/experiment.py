@@ -351,7 +351,8 @@ def _floors(
     # before the beginning the stable version still follows its load, and the challengers with it
     there = max(experiment.stable_replicas, 0 if experiment.began else views[control.version].replicas)
     settled = _settled_at(experiment, spec)
-    settling = settled is not None and now < settled
+    moving = any(wanted[arm.name] != arm.weight for arm in experiment.arms)
+    settling = moving or (settled is not None and now < settled)
     kept = experiment.stable_replicas if experiment.challengers or settling else 0
     floors = {control.version: max(scaling.min, kept)}
     coming = shares(spec) if experiment.began is None else wanted
