@@ -676,6 +676,30 @@ def test_abort_of_one_challenger_leaves_the_others(subject: str) -> None:
     assert asked(world) == (False, "no challenger deep is in the experiment; there are: wide")
 
 
+@pytest.mark.parametrize("subject", ["", "deep"])
+def test_abort_before_the_beginning_leaves_the_others_or_nobody(subject: str) -> None:
+    """Of a challenger that does not get ready, say."""
+    world = World(failing={"v2"}, rewards=dict(EQUAL))
+    world.submit(spec(scaling={"min": 2}))
+    operator = world.run(60)
+    assert world.reason("Progressing") == "False/CandidateNotReady"
+    world.request(f"abort {subject} #1")
+    world.run(60, operator)
+    assert asked(world)[0]
+    if subject:
+        assert world.weights() == {"v1": 51, "v3": 49}
+        assert world.reason("Progressing") == "True/Comparing"
+        return
+    assert world.weights() == {"v1": 100}
+    assert world.reason("Progressing") == "False/NoChallenger"
+    world.submit(spec(scaling={"min": 0}))
+    world.rate = 0.0
+    world.run(300, operator)
+    floors = [r["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] for r in world.of("Revision").values()]
+    assert floors == ["0"], "nothing keeps replicas for an experiment that will not be"
+    assert silent(world, operator)
+
+
 def test_promote_gives_a_challenger_everything_and_undo_takes_it_back() -> None:
     world, operator = running()
     for vague in ("promote #1", "promote nobody #2"):
