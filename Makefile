@@ -72,6 +72,10 @@ test: up  ## all tests, against the testbed
 bench-rollout: venv  ## rules for rollouts side by side, on simulated requests: 10 minutes of one core
 	@$(PY) -m hack.bench.rollout
 
+.PHONY: bench-experiments
+bench-experiments: venv  ## tests of several versions side by side, on simulated rewards: 5 minutes of one core
+	@$(PY) -m hack.bench.experiments
+
 .PHONY: bench-operator
 bench-operator: venv  ## what judging 200 rollouts at once costs the operator: 3 minutes of one core
 	@$(PY) -m hack.bench.operator
