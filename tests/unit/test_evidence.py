@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import product
 from math import exp, inf, log
 
@@ -228,6 +229,25 @@ def test_weights_that_change_begin_healthy_anew_and_nothing_else() -> None:
     assert engine.ok.log_e()[0] == engine.dt[0] == engine.a[0] == 0
     assert engine.bad.log_e()[0] == bad
     assert engine.bad.boost[0]
+
+
+def test_a_bandits_changes_leave_enough_in_reserve_for_what_goes_wrong_late() -> None:
+    """Ten hours of a change a minute, and then every fifth request fails."""
+
+    def minutes(changed: Callable[[Judge], None], limit: int) -> int:
+        rng = np.random.default_rng(14)
+        judge = Judge(Settings((Guard.errors(),), alpha=0.01, beta=0.05, canaries=2))
+        for minute in range(600 + limit):
+            share = 0.01 if minute < 600 else 0.2
+            both = (Requests(300, int(rng.binomial(300, 0.01))), Requests(100, int(rng.binomial(100, share))))
+            judge.observe(60.0, both, None)
+            if judge.report().verdict == "Degraded":
+                return minute - 599
+            changed(judge)
+        return limit
+
+    assert 0 < minutes(Judge.reweighted, 60) <= 10
+    assert minutes(Judge.weight_changed, 60) == 60, "not found in an hour"
 
 
 def test_a_block_that_opens_cold_is_not_judged_and_a_start_within_one_is_left_out() -> None:
