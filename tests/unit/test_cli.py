@@ -53,6 +53,47 @@ ROLLING = deployment(
 )
 
 
+TESTING = deployment(
+    stable="v1-11111111",
+    versions=[{"id": "v1-11111111", "name": "v1", "role": "Stable", "weight": 50}],
+    experiment={
+        "id": "0",
+        "arms": [
+            {
+                "name": "control",
+                "version": "v1-11111111",
+                "weight": 50,
+                "goal": {"count": 200, "rate": 0.5},
+                "worse": 0.71,
+                "worseAt": 1.602,
+            },
+            {
+                "name": "deep",
+                "version": "v2-22222222",
+                "weight": 50,
+                "goal": {"count": 190, "rate": 0.6123},
+                "worse": 0.0,
+                "worseAt": 1.602,
+                "best": 0.931,
+                "verdict": "Healthy",
+            },
+            {
+                "name": "wide",
+                "version": "v3-33333333",
+                "weight": 0,
+                "goal": {"count": 40, "bad": 9, "rate": 0.225},
+                "worseAt": 1.602,
+                "verdict": "Degraded",
+                "out": "Degraded",
+                "why": "errors: 9 of 40 responses failed",
+            },
+        ],
+        "rate": 20.0,
+        "coldStarts": 2,
+    },
+)
+
+
 class Cluster:
     """An API server with ModelDeployments, and an operator that answers at once."""
 
@@ -256,6 +297,24 @@ def test_get_shows_the_evidence(cluster: Cluster) -> None:
     ]
 
 
+def test_get_shows_an_experiment(cluster: Cluster) -> None:
+    cluster.objects["shop/churn"] = copy(TESTING)
+    told = tidegate("get", "churn").output.splitlines()
+    at = next(i for i, line in enumerate(told) if line.startswith("ARM "))
+    assert told[at].split()[:4] == ["ARM", "VERSION", "WEIGHT", "GOAL"]
+    rows = [line.split() for line in told[at + 1 : at + 4]]
+    assert rows == [
+        ["control", "v1-11111111", "50%", "0.5", "(200)", "0.7", "of", "1.6", "-", "-", "-"],
+        ["deep", "v2-22222222", "50%", "0.612", "(190)", "0.0", "of", "1.6", "93%", "Healthy", "-"],
+        ["wide", "v3-33333333", "0%", "9", "of", "40", "-", "-", "Degraded", "Degraded"],
+    ]
+    assert told[at + 4 : at + 7] == [
+        "wide: errors: 9 of 40 responses failed",
+        "20 requests/s; LOSING is the logarithm of an e-value and its limit",
+        "cold starts meanwhile: 2",
+    ]
+
+
 def test_get_lists(cluster: Cluster) -> None:
     cluster.objects["shop/new"] = {"metadata": {"name": "new", "namespace": "shop", "generation": 1}, "spec": {}}
     cluster.objects["other/x"] = deployment("x", "other")
@@ -315,6 +374,29 @@ def test_an_action_names_the_version_it_means_and_tells_the_answer(
 ) -> None:
     assert tidegate(*args).stdout == "done\n"
     assert cluster.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("args", "asked"),
+    [
+        (["promote", "churn", "--arm", "deep"], "promote deep"),
+        (["abort", "churn", "--arm", "wide"], "abort wide"),
+        (["abort", "churn"], "abort"),
+        (["retry", "churn"], "retry"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_actions_on_an_experiment(cluster: Cluster, args: list[str], asked: str) -> None:
+    cluster.objects["shop/churn"] = copy(TESTING)
+    assert tidegate(*args).stdout == "done\n"
+    assert cluster.asked == asked
+
+
+@pytest.mark.parametrize("args", [["promote"], ["promote", "--full"]], ids=" ".join)
+def test_of_an_experiment_one_has_to_say_which_is_to_be_promoted(cluster: Cluster, args: list[str]) -> None:
+    cluster.objects["shop/churn"] = copy(TESTING)
+    assert "say which one is to get all requests, --arm deep" in tidegate(*args, "churn", code=1).stderr
+    assert not cluster.patches
 
 
 @pytest.mark.parametrize("args", [["promote"], ["promote", "--full"], ["abort"]], ids=" ".join)

@@ -287,6 +287,19 @@ def test_a_winner_that_is_never_proven_healthy_is_never_promoted() -> None:
     assert world.status.stable.startswith("v1-")
 
 
+def test_nobody_is_promoted_while_control_is_in_an_incident() -> None:
+    """Beside what fails more than it ever did anything looks healthy."""
+    world, operator = running(rewards=DEEP_IS_BEST, seconds=1200)
+    assert arms(world)["deep"].proven
+    world.errors["v1"] = 0.3
+    world.submit(spec(promoteWinner=True))
+    world.run(60, operator)
+    assert (arms(world)["deep"].verdict, arms(world)["deep"].proven) == ("Healthy", False)
+    assert world.status.pinned is None
+    world.errors.clear()
+    until(world, operator, lambda: world.weights() == {"v2": 100}, 900)
+
+
 def test_where_control_wins_it_says_so_and_has_everything() -> None:
     world, operator = running(rewards={"v1": 0.6, "v2": 0.5, "v3": 0.4}, promoteWinner=True, seconds=1800)
     assert world.weights() == {"v1": 100}
@@ -397,6 +410,28 @@ def test_fixed_weights(weights: dict[str, int], split: dict[str, int]) -> None:
     world.request("abort wide")
     world.run(60, operator)
     assert world.weights() == {"v1": 20, "v2": 80}, "the others grow in proportion"
+
+
+def test_a_larger_weight_waits_for_its_replicas_and_control_keeps_its_own() -> None:
+    world = World(rewards=dict(EQUAL))
+    world.submit(container("v1", scaling={"min": 6, "max": 9}))
+    operator = world.run(120)
+    scaling = {"min": 1, "max": 9}
+    world.submit(spec(weights={"deep": 10, "wide": 10}, scaling={"min": 6, "max": 9}))
+    until(world, operator, lambda: len(world.weights()) == 3)
+    world.submit(spec(weights={"deep": 10, "wide": 10}, scaling=scaling))
+    world.run(300, operator)
+    assert world.pods() == {"v1": 6, "v2": 1, "v3": 1}
+    world.submit(spec(weights={"deep": 60, "wide": 10}, scaling=scaling))
+    before = {"v1": 80, "v2": 10, "v3": 10}
+    seen = [before]
+    for _ in range(12):
+        world.step(operator)
+        seen.append(world.weights())
+        assert world.weights() == before or world.pods()["v2"] >= 4, "six replicas' worth of requests, and 60% of them"
+        assert world.pods()["v1"] == 6
+    assert seen[-1] == {"v1": 30, "v2": 60, "v3": 10}
+    assert seen[1] == before, "the replicas come first"
 
 
 @pytest.mark.parametrize("state", ["late", "won"])
