@@ -201,8 +201,9 @@ def main() -> None:
     took = time.process_time() - began
     page = f"""# Tests of several versions, side by side
 
-Made by `make bench-experiments` with Tidegate {__version__}: {given.runs} runs of each cell and rule, seed {given.seed},
-each {given.hours:g} h at {RATE:g} requests/s with a look every {LOOK:g} s, in {took:.0f} s of one core.
+Made by `make bench-experiments` with Tidegate {__version__}: {given.runs} runs of each cell and rule,
+seed {given.seed}, each {given.hours:g} h at {RATE:g} requests/s with a look every {LOOK:g} s, in
+{took:.0f} s of one core.
 
 *Wrong*: the best version was put out or, where all are equal, any was. *Found*: the best one was declared the winner,
 and when (median / 90th percentile). *Missed*: rewards that were missed over the whole time, beside giving every request

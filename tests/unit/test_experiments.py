@@ -459,6 +459,31 @@ def test_paused_keeps_the_weights_and_decides_nothing_but_stops_what_fails() -> 
     assert arms(world)["wide"].out == "Degraded"
 
 
+def test_a_challenger_that_becomes_the_specs_version_goes_on_from_its_share() -> None:
+    world, operator = running(rewards=DEEP_IS_BEST)
+    until(world, operator, lambda: experiment(world).winner)
+    before = world.weights()["v2"]
+    assert before > 40
+    since = len(world.history)
+    world.submit(container("v2"))
+    later(world, operator, 1200)
+    assert world.weights() == {"v2": 100}
+    assert world.reason("Ready") == "True/Serving"
+    assert world.status.experiment is None
+    assert all(split["v2"] >= before for split in world.history[since:]), "it never had less than before"
+    assert "Healthy" in {event.reason for event in world.events}, "and had to prove itself for the rest"
+
+
+def test_a_challenger_that_becomes_the_specs_version_and_fails_then_is_rolled_back() -> None:
+    world, operator = running(rewards=DEEP_IS_BEST)
+    until(world, operator, lambda: experiment(world).winner)
+    world.errors["v2"] = 0.5
+    world.submit(container("v2"))
+    later(world, operator, 300)
+    assert world.weights() == {"v1": 100}
+    assert world.reason("Ready") == "False/Degraded"
+
+
 # --- bandits ----------------------------------------------------------------------------------------------------------
 
 

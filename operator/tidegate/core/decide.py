@@ -97,7 +97,8 @@ def decide(observed: Observed, now: datetime) -> Decision:
     foreign_route = observed.route is not None and not owned(observed.route, raw)
     the_route = None if foreign_route else observed.route
     status = lifecycle.forget(old, desired, specs)
-    if status.experiment and status.experiment.id != experiment.identity(desired, challengers, spec.rollout):
+    over = status.experiment and status.experiment.id != experiment.identity(desired, challengers, spec.rollout)
+    if over and not _goes_on(status, desired):
         status = status.model_copy(update={"experiment": None})
     if status.stable is None:
         status = status.model_copy(update={"stable": _carrying(the_route, views)})
@@ -176,6 +177,16 @@ def _same(desired: str, challengers: Mapping[str, str]) -> Problem | None:
             )
         seen[identity] = f"challenger {name_}"
     return None
+
+
+def _goes_on(status: ModelDeploymentStatus, desired: str) -> bool:
+    """Whether a challenger of an experiment that is over is the spec's version now, and its rollout has yet to begin.
+
+    It begins with the share that the challenger had, so the experiment is remembered until then.
+    """
+    if status.experiment is None or status.rollout or desired == status.stable:
+        return False
+    return desired in {arm.version for arm in status.experiment.challengers}
 
 
 def _known(status: ModelDeploymentStatus, desired: str) -> bool:

@@ -211,11 +211,15 @@ def _begun(status: ModelDeploymentStatus, aim: str, stable: View) -> RolloutStat
         return running
     tested = status.experiment
     floor = max(stable.replicas, running.stable_replicas if running else 0, tested.stable_replicas if tested else 0)
-    begun = RolloutStatus(candidate=aim, stable=stable.spec.id, stable_replicas=floor)
-    if tested and status.pinned and status.pinned.won:  # it goes on from the share that it had in the experiment
-        weight = sum(arm.weight for arm in tested.arms if arm.version == aim)
-        begun = begun.model_copy(update={"weight": weight, "exposed": tested.began if weight else None})
-    return begun
+    # a challenger goes on from the share that it had in the experiment
+    weight = sum(arm.weight for arm in tested.challengers if arm.version == aim) if tested else 0
+    return RolloutStatus(
+        candidate=aim,
+        stable=stable.spec.id,
+        stable_replicas=floor,
+        weight=weight,
+        exposed=tested.began if tested and weight else None,
+    )
 
 
 def _baseline(
