@@ -59,6 +59,7 @@ def told(lines: list[Line]) -> bytes:
     [
         Sample(5.0, Reading(4.5, {"a": Requests(7, 1, {5.0: 3, math.inf: 7}), "b": Requests()}, "mark")),
         Sample(5.0, Reading(4.5, trouble="no answer")),
+        Sample(5.0, Reading(4.5, trouble="a change comes into force", passing=True)),
         Sample(
             5.25,
             Reading(4.5, {"a": Requests(7)}),

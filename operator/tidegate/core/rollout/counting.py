@@ -149,7 +149,7 @@ def written(reading: Reading[Requests] | Reading[Rewards]) -> dict[str, Any]:
         else:
             versions[version] = [counts.count, counts.total, counts.squares]
     whole = {"t": reading.t, "mark": reading.mark, "versions": versions}
-    return whole | {"trouble": reading.trouble} if reading.trouble else whole
+    return whole | {"trouble": reading.trouble, "passing": reading.passing} if reading.trouble else whole
 
 
 def requests_read(raw: Mapping[str, Any]) -> Reading[Requests]:
@@ -158,10 +158,10 @@ def requests_read(raw: Mapping[str, Any]) -> Reading[Requests]:
         version: Requests(requests, errors, {edge_read(edge): n for edge, n in latency})
         for version, (requests, errors, latency) in raw["versions"].items()
     }
-    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""))
+    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""), raw.get("passing", False))
 
 
 def rewards_read(raw: Mapping[str, Any]) -> Reading[Rewards]:
     """The same of rewards."""
     versions = {version: Rewards(*values) for version, values in raw["versions"].items()}
-    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""))
+    return Reading(raw["t"], versions, raw["mark"], raw.get("trouble", ""), raw.get("passing", False))
