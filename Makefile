@@ -57,7 +57,7 @@ clean-cache: venv  ## remove what the testbed has built and downloaded
 	@$(TESTBED) clean-cache
 
 .PHONY: demo
-demo: up  ## a rollout from beginning to end, as a user would see it
+demo: up  ## rollouts and an A/B/n test from beginning to end, as a user would see them
 	@eval "$$($(TESTBED) env)" && $(PY) -m hack.demo
 
 .PHONY: unit

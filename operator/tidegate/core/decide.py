@@ -140,7 +140,8 @@ def decide(observed: Observed, now: datetime) -> Decision:
 
     if problem is None and (said := _other_refusals(observed, views)):
         problem = Problem("Refused", said)
-    note = _reused(spec.model.version, desired, specs.values())
+    others = [known for identity, known in specs.items() if identity not in challengers.values()]
+    note = _reused(spec.model.version, desired, others)
     scene = Scene(desired, turn, views, the_route, problem, note)
     status = turn.status.model_copy(
         update={

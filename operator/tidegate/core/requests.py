@@ -130,6 +130,9 @@ def _of_experiment(
             told = f"{', '.join(arm.name for arm in chosen)} out of the experiment; `tidegate retry` begins it anew"
             return status.model_copy(update={"experiment": tested}), told
         case "promote":
+            gone = next((arm for arm in tested.arms if arm.name == subject and arm.out), None)
+            if gone:
+                raise Refused(f"{gone.name} is out ({gone.out}); `tidegate retry` begins anew. Still in: {listed}")
             if subject is None or len(chosen) != 1:
                 raise Refused(f"say which challenger is to get all requests; there are: {listed}")
             pinned = Pinned(to=chosen[0].version, over=desired, won=True)
