@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,18 @@ class Kubectl:
         where = ("-n", namespace) if namespace else ()
         bundle = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         return self("apply", "--server-side", *where, "-f", "-", input=json.dumps(bundle))
+
+
+@contextmanager
+def api_proxy(kubectl: Kubectl) -> Iterator[int]:
+    """A port that leads to the API server meanwhile, and by way of it to the cluster's services."""
+    command = ["kubectl", "proxy", "--port=0", "--address=127.0.0.1"]
+    with subprocess.Popen(command, env=kubectl.env, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout
+        try:
+            yield int(proxy.stdout.readline().rpartition(":")[2])
+        finally:
+            proxy.terminate()
 
 
 def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:

@@ -340,7 +340,7 @@ def _experiment(tested: Object | None) -> Iterator[str]:
                 arm["version"],
                 f"{arm.get('weight', 0)}%",
                 _measured(arm.get("goal", {})),
-                f"{arm['worse']:.1f} of {arm['worseAt']:.1f}" if "worse" in arm else "-",
+                _towards(arm, "worse"),
                 *([f"{arm['best']:.0%}" if "best" in arm else "-"] if best else []),
                 arm.get("verdict", "-"),
                 state or "-",
@@ -370,8 +370,8 @@ def _evidence(status: Object) -> Iterator[str]:
                 _measured(g["candidate"]) if g["kind"] != "query" else f"{g.get('value', '-')}",
                 _measured(g["stable"]),
                 _rate(g.get("allowed"), g["kind"]),
-                f"{g['degraded']:.1f} of {g['degradedAt']:.1f}" if "degraded" in g else "-",
-                f"{g['healthy']:.1f} of {g['healthyAt']:.1f}" if "healthy" in g else "-",
+                _towards(g, "degraded"),
+                _towards(g, "healthy"),
                 f"{left} s" if left is not None else "-",
             )
         )
@@ -390,6 +390,11 @@ def _evidence(status: Object) -> Iterator[str]:
     if judged.get("coldStarts"):
         yield f"cold starts meanwhile: {judged['coldStarts']}"
     yield ""
+
+
+def _towards(told: Object, side: str) -> str:
+    """How far an e-value is, and its limit."""
+    return f"{told[side]:.1f} of {told[f'{side}At']:.1f}" if side in told else "-"
 
 
 def _measured(counted: Object) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 import helm as charts
 from helm import Helm
-from live import Kubectl, wait_for
+from live import Kubectl, api_proxy, wait_for
 from tidegate.core.sticky import choose
 
 pytestmark = pytest.mark.cluster
@@ -71,17 +71,14 @@ def service(testbed: dict[str, str], kubectl: Kubectl, namespace: str) -> Iterat
     assert {thing["kind"] for thing in mine} == {"StatefulSet", "Service", "PersistentVolumeClaim", "NetworkPolicy"}
     kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     kubectl.apply(*mine, namespace=namespace)
-    command = ["kubectl", "proxy", "--port=0", "--address=127.0.0.1"]
-    with subprocess.Popen(command, env=kubectl.env, stdout=subprocess.PIPE, text=True) as proxy:
-        assert proxy.stdout
-        found = Service(kubectl, namespace, int(proxy.stdout.readline().rpartition(":")[2]))
+    with api_proxy(kubectl) as port:
+        found = Service(kubectl, namespace, port)
         try:
             wait_for(found.ready, 120, "the feedback service is ready")
             yield found
             emptied = "import shutil; shutil.rmtree('/data/store')"
             kubectl("exec", f"{NAME}-0", "-n", namespace, "--", "python", "-c", emptied)
         finally:
-            proxy.terminate()
             give_back(found)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import BODY, FAST, Model
-from live import Kubectl, wait_for
+from live import Kubectl, api_proxy, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -85,13 +84,8 @@ class Users:
 @pytest.fixture(scope="module")
 def feedback(kubectl: Kubectl) -> Iterator[int]:
     """A port that leads to the API server, and by way of it to the testbed's feedback service."""
-    command = ["kubectl", "proxy", "--port=0", "--address=127.0.0.1"]
-    with subprocess.Popen(command, env=kubectl.env, stdout=subprocess.PIPE, text=True) as proxy:
-        assert proxy.stdout
-        try:
-            yield int(proxy.stdout.readline().rpartition(":")[2])
-        finally:
-            proxy.terminate()
+    with api_proxy(kubectl) as port:
+        yield port
 
 
 @contextmanager

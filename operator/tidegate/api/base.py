@@ -15,6 +15,11 @@ def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
 
+def keyed(name: str) -> dict[str, Any]:
+    """A list's schema says by this that no two items have the same value in that field."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [name]}
+
+
 class Type(BaseModel):
     """An immutable piece of API, in camelCase on the wire.
 

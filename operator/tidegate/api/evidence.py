@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Duration, Type, rules
+from tidegate.api.base import Duration, Type, keyed, rules
 
 Percent = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?%$", max_length=12)]
 """A share such as `5%` or `0.05%`."""
@@ -152,6 +152,6 @@ GuardrailStatuses = Annotated[
     Field(
         description="What the evidence says of each guardrail.",
         max_length=8,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=keyed("name"),
     ),
 ]

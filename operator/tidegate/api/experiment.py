@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Duration, Type, rules
+from tidegate.api.base import Duration, Type, keyed, rules
 from tidegate.api.evidence import GuardrailName, GuardrailStatuses, Measured, Verdict
 from tidegate.api.template import Model
 
@@ -109,7 +109,7 @@ class ExperimentStatus(Type):
         Field(
             description="Its versions, the stable one first.",
             max_length=6,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=keyed("name"),
         ),
     ]
     stable_replicas: Annotated[

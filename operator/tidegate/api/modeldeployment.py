@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Duration, Type, rules
+from tidegate.api.base import Duration, Type, keyed, rules
 from tidegate.api.conditions import Condition
 from tidegate.api.evidence import GuardrailStatuses, Verdict
 from tidegate.api.experiment import Challenger, ExperimentStatus
@@ -76,7 +76,7 @@ class ModelDeploymentSpec(Template):
         Field(
             description="Versions beside that of model, for the strategies ABTest and Bandit.",
             max_length=5,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=keyed("name"),
         ),
     ] = []
 
@@ -193,7 +193,7 @@ class ModelDeploymentStatus(Type):
         Field(
             description="Versions that are being kept.",
             max_length=32,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+            json_schema_extra=keyed("id"),
         ),
     ] = []
     rollout: Annotated[RolloutStatus | None, Field(description="The rollout on its way.")] = None
@@ -212,7 +212,7 @@ class ModelDeploymentStatus(Type):
         Field(
             description="Ready, Servable, Progressing, VersionsReady.",
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            json_schema_extra=keyed("type"),
         ),
     ] = []
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Name, Type, rules
+from tidegate.api.base import Name, Type, keyed, rules
 from tidegate.api.conditions import Condition
 from tidegate.api.template import Env, Template, Words
 
@@ -60,7 +60,7 @@ class ModelVersionStatus(Type):
         Field(
             description="Ready: whether it could answer now.",
             max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            json_schema_extra=keyed("type"),
         ),
     ] = []
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Duration, Type, rules
+from tidegate.api.base import Duration, Type, keyed, rules
 from tidegate.api.evidence import Guardrail, GuardrailStatuses, Verdict
 from tidegate.api.experiment import Bandit
 
@@ -90,7 +90,7 @@ class RolloutSpec(Type):
             description="What a new version must not make worse. By default one, called errors. An empty list lets the "
             "steps alone decide.",
             max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=keyed("name"),
         ),
     ] = None
     risk: Annotated[Risk, Field(description="How often a verdict may be wrong, and what finding out may cost.")] = (

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Duration, Name, Quantity, Type, rules
+from tidegate.api.base import Duration, Name, Quantity, Type, keyed, rules
 
 Backend = Literal["KServe", "Knative"]
 
@@ -48,7 +48,7 @@ class EnvVar(Type):
 
 Env = Annotated[
     list[EnvVar],
-    Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    Field(max_length=64, json_schema_extra=keyed("name")),
 ]
 Words = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
 
@@ -269,7 +269,7 @@ class Template(Type):
         Field(
             description="Secrets with which images are pulled.",
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=keyed("name"),
         ),
     ] = []
     volumes: Annotated[
@@ -277,7 +277,7 @@ class Template(Type):
         Field(
             description="Files for the model's container.",
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            json_schema_extra=keyed("name"),
         ),
     ] = []
     timeout: Annotated[

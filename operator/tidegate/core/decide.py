@@ -75,11 +75,15 @@ def decide(observed: Observed, now: datetime) -> Decision:
     if lost := _unreadable(observed, old, specs):
         return _told(old, "RecordUnreadable", lost, generation, now)
     desired = versions.identity(spec.template)
-    challengers = {c.name: versions.identity(spec.template_of(c)) for c in spec.challengers if spec.experiments}
+    templates, challengers = {desired: spec.template}, {}
+    for challenger in spec.challengers if spec.experiments else ():
+        template = spec.template_of(challenger)
+        identity = challengers[challenger.name] = versions.identity(template)
+        templates[identity] = template
     problem = _same(desired, challengers)
     made = []
-    for template in (spec.template, *(spec.template_of(c) for c in spec.challengers if spec.experiments)):
-        if (identity := versions.identity(template)) in specs:
+    for identity, template in templates.items():
+        if identity in specs:
             continue
         try:
             specs[identity] = versions.record(raw, template, observed.runtimes, specs.values())

@@ -141,7 +141,7 @@ def _verdict(
 ) -> tuple[Out, str] | None:
     """Why a challenger is out, as a word and in words; None if it may stay."""
     rollout = spec.rollout
-    if trouble := view.crashing(experiment.began) or (view.trouble if view.ready == "False" else ""):
+    if trouble := view.failing(experiment.began):
         return "Failed", trouble
     if arm.verdict == "Degraded":
         return "Degraded", degraded(arm.guardrails)
@@ -239,9 +239,11 @@ def traffic(experiment: ExperimentStatus, views: Mapping[str, View]) -> tuple[Ta
     }
     asked = {arm.name: arm.weight for arm in experiment.arms if arm.name in able}
     if not any(asked.values()):
-        asked |= {CONTROL: 100} if CONTROL in able and experiment.began is None else {}
-    percents = _among(list(able), asked) if any(asked.values()) else {}
-    found = (view.target(percents[name]) for name, view in able.items() if percents)
+        if experiment.began or CONTROL not in able:
+            return ()
+        asked[CONTROL] = 100
+    percents = _among(list(able), asked)
+    found = (view.target(percents[name]) for name, view in able.items())
     return tuple(target for target in found if target)
 
 
@@ -267,10 +269,11 @@ def _stand(
         return Stand(reason, message, floors, min(times, default=None))
 
     said = _says(experiment, spec)
-    if not experiment.challengers and experiment.winner != CONTROL:
+    over = not experiment.challengers
+    if over and experiment.winner != CONTROL:
         out = "; ".join(f"{arm.name}: {arm.out}, {arm.why}" for arm in experiment.arms[1:])
         return stand("NoChallenger", f"no challenger is left: {out}")
-    if held and not (experiment.winner == CONTROL and not experiment.challengers):
+    if held and not over:
         return stand(*held)
     if lacking:
         few = [
@@ -306,7 +309,7 @@ def _held(
         return "Paused", "paused by spec.rollout.paused; `tidegate resume` goes on"
     if experiment.doubt:
         return "NoCounts", experiment.doubt
-    if not comparison.counted(experiment):
+    if experiment.began is None and not comparison.counted(experiment):
         return "Counting", "reading the counters before the first requests"
     return None
 

@@ -149,7 +149,7 @@ def turn(
     rollout = replan(_begun(status, aim, stable), plan)
     rollout = against(rollout, *_baseline(rollout, spec, plan, stable, views))
     sides = Sides(stable, candidate, views[rollout.baseline] if rollout.baseline else None)
-    if (rollout.step or rollout.weight) and (trouble := candidate.crashing(rollout.exposed) or _failed(candidate)):
+    if (rollout.step or rollout.weight) and (trouble := candidate.failing(rollout.exposed)):
         return Turn(_rolled_back(at_rest, rollout, "CandidateFailed", trouble, desired, now), goal=status.stable)
     in_force = route.settled(the_route, sides.traffic(rollout.weight))
     # a baseline that is not ready gets nothing meanwhile: that is no wrong split
@@ -174,11 +174,6 @@ def turn(
     if moved.weight != rollout.weight:
         moved = findings.restart(moved, spec.rollout)
     return Turn(status.model_copy(update={"rollout": moved}), coming, aim, seen=seen)
-
-
-def _failed(candidate: View) -> str:
-    """What ails a candidate that will not get ready by itself; empty if it may."""
-    return candidate.trouble if candidate.ready == "False" else ""
 
 
 def _rolled_back(
@@ -238,7 +233,7 @@ def _baseline(
         return None, ""
     view, lost = views[copied], rollout.without_baseline
     if rollout.baseline == copied and findings.baseline_weight(rollout.weight):
-        lost = lost or view.crashing(rollout.exposed) or (view.trouble if view.ready == "False" else "")
+        lost = lost or view.failing(rollout.exposed)
     return (None if lost else copied), lost[:1024]
 
 

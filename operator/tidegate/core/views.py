@@ -64,6 +64,10 @@ class View:
                     return crash.message
         return ""
 
+    def failing(self, since: datetime | None) -> str:
+        """Why it can have no more requests, the first of which came at `since`; empty if it can."""
+        return self.crashing(since) or (self.trouble if self.ready == "False" else "")
+
     @property
     def trouble(self) -> str:
         """Why it is not ready."""

@@ -8,7 +8,7 @@ from tidegate.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentSta
 from tidegate.core.observed import Object
 from tidegate.core.rollout import comparison
 from tidegate.core.rollout.counts import Ask
-from tidegate.core.rollout.guardrails import guardrails
+from tidegate.core.rollout.guardrails import guardrails, wants_rewards
 from tidegate.core.rollout.plan import judged
 
 
@@ -24,9 +24,13 @@ def ask(deployment: Object) -> Ask | None:
         return None  # the pass over it says so
     rollout, experiment = status.rollout, status.experiment
     if rollout and judged(spec.rollout):
-        stable, others, rewards = rollout.baseline or rollout.stable, {"": rollout.candidate}, False
+        stable, others, rewards = (
+            rollout.baseline or rollout.stable,
+            {"": rollout.candidate},
+            wants_rewards(spec.rollout),
+        )
     elif rollout is None and experiment and experiment.challengers and not status.pinned:
-        stable, rewards = experiment.control.version, comparison.wants_rewards(spec.rollout)
+        stable, rewards = experiment.control.version, comparison.reads_rewards(spec.rollout)
         others = {arm.name: arm.version for arm in experiment.challengers}
     else:
         return None
@@ -36,7 +40,6 @@ def ask(deployment: Object) -> Ask | None:
         return None
     metadata, queries = deployment["metadata"], {}
     for g in guardrails(spec.rollout):
-        rewards = rewards or g.reward is not None
         if g.query is None:
             continue
         for name, version in others.items():

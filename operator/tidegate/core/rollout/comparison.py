@@ -7,7 +7,7 @@ sample ── since the last ──► window ──► a judge for each challen
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -17,9 +17,20 @@ from tidegate.api.evidence import Guardrail, Measured
 from tidegate.api.experiment import ArmStatus, ExperimentStatus
 from tidegate.api.rollout import RolloutSpec
 from tidegate.core.rollout.arms import ArmReport, Bandit, Contest, impossible, well
-from tidegate.core.rollout.counting import Counting, Window
+from tidegate.core.rollout.counting import Counting, Window, compact
 from tidegate.core.rollout.counts import Requests, Rewards, Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, statuses, turning, verdict
+from tidegate.core.rollout.guardrails import (
+    bounds,
+    bounds_read,
+    guardrails,
+    settings,
+    short,
+    statuses,
+    turning,
+    verdict,
+    wants_rewards,
+    wrong_split,
+)
 from tidegate.core.rollout.judge import Judge, Report, Settings
 
 
@@ -38,14 +49,14 @@ class State:
 
     def dump(self) -> str:
         """As JSON."""
-        whole = self.counting.dump() | {
+        own = {
             "contest": self.contest,
             "bandit": self.bandit,
             "judges": self.judges,
             "bounds": {name: since for name, since in self.bounds.items() if since},
             "cold": self.cold,
         }
-        return json.dumps({key: value for key, value in whole.items() if value}, separators=(",", ":"))
+        return compact(self.counting.dump() | own)
 
     @classmethod
     def load(cls, text: str) -> State:
@@ -56,10 +67,7 @@ class State:
             contest=raw.get("contest"),
             bandit=raw.get("bandit"),
             judges=raw.get("judges", {}),
-            bounds={
-                name: {g: (bool(within), since) for g, (within, since) in told.items()}
-                for name, told in raw.get("bounds", {}).items()
-            },
+            bounds={name: bounds_read(told) for name, told in raw.get("bounds", {}).items()},
             cold=raw.get("cold", False),
         )
 
@@ -80,9 +88,9 @@ def goal_mark(spec: RolloutSpec) -> str:
     return f"{spec.goal} {goal.latency.slower_than}" if goal and goal.latency else spec.goal
 
 
-def wants_rewards(spec: RolloutSpec) -> bool:
-    """Whether rewards have to be read."""
-    return goal_of(spec) is None or any(g.reward for g in guardrails(spec))
+def reads_rewards(spec: RolloutSpec) -> bool:
+    """Whether rewards have to be read: for the goal, or a guardrail."""
+    return goal_of(spec) is None or wants_rewards(spec)
 
 
 def observe(
@@ -95,11 +103,11 @@ def observe(
     """
     state = State.load(experiment.state)
     within = [arm.version for arm in (experiment.control, *experiment.challengers)]
-    if sample is None or not sample.answers(within, rewards=wants_rewards(spec)):
+    if sample is None or not sample.answers(within, rewards=reads_rewards(spec)):
         return experiment
-    if not _news(experiment, state, spec, sample, cold):
+    doubt, astray = state.counting.doubt(sample, rewards=reads_rewards(spec)), []
+    if not _news(experiment, state, spec, sample, doubt, cold):
         return experiment
-    doubt, astray = state.counting.doubt(sample, rewards=wants_rewards(spec)), []
     window = state.counting.take(sample, [arm.version for arm in experiment.arms], doubt)
     arms = [experiment.control]
     for index, arm in enumerate(experiment.arms[1:], start=1):
@@ -108,12 +116,15 @@ def observe(
             arm = _judged(arm, experiment, spec, state, sample, report)
             astray += [arm.name] if report.mismatch else []
         arms.append(arm)
-    doubt = doubt or _uncounted(spec, sample) or _mismatch(astray)
+    doubt = doubt or _uncounted(spec, sample)
+    if astray:
+        doubt = doubt or f"{wrong_split(', '.join(astray))}; `tidegate retry` begins anew once it is mended"
 
     contest, bandit = _contest(experiment, spec, state.contest), _bandit(experiment, spec, state.bandit)
     goal = _goal(spec, window)
-    doubt = doubt or impossible(goal or ())
-    if experiment.began and goal and not impossible(goal):
+    wrong = impossible(goal or ())
+    doubt = doubt or wrong
+    if experiment.began and goal and not wrong:
         new = dict(zip((arm.name for arm in arms), goal, strict=True))
         contest.observe(window.seconds, new)
         bandit.observe(window.seconds, new)
@@ -133,7 +144,9 @@ def observe(
     )
 
 
-def _news(experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample: Sample, cold: bool) -> bool:
+def _news(
+    experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample: Sample, doubt: str, cold: bool
+) -> bool:
     """Whether a sample is worth writing down."""
     asked = [
         turning(spec, state.bounds.get(arm.name, {}), _own(sample, arm.name, spec), state.counting.t)
@@ -142,7 +155,7 @@ def _news(experiment: ExperimentStatus, state: State, spec: RolloutSpec, sample:
     ]
     return state.counting.news(
         sample,
-        said=state.counting.doubt(sample, rewards=wants_rewards(spec)),
+        said=doubt,
         waiting=experiment.began is None,
         paused=spec.paused,
         changed=cold != state.cold or any(asked),
@@ -217,15 +230,6 @@ def _uncounted(spec: RolloutSpec, sample: Sample) -> str:
     if known is None or _edge(goal, known) is not None:
         return ""
     return f"no edge of {goal.latency.slower_than} or more is counted by; give the guardrail {goal.name} a lower one"
-
-
-def _mismatch(astray: Sequence[str]) -> str:
-    if not astray:
-        return ""
-    return (
-        f"the requests are not split as asked ({', '.join(astray)}): clients that stay with a version, calls to a "
-        "version's own URL, or a gateway that does not follow the Route; `tidegate retry` begins anew once it is mended"
-    )
 
 
 def _goal(spec: RolloutSpec, window: Window) -> list[Rewards] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,11 @@ class Counting:
             t=raw.get("t", 0.0),
             said=raw.get("said", ""),
         )
+
+
+def compact(state: Mapping[str, Any]) -> str:
+    """A state as JSON, without what is empty."""
+    return json.dumps({key: value for key, value in state.items() if value}, separators=(",", ":"))
 
 
 def _between(

@@ -15,9 +15,20 @@ from tidegate.api.base import seconds
 from tidegate.api.rollout import RolloutSpec, RolloutStatus
 from tidegate.core.rollout import weights
 from tidegate.core.rollout.advance import Evidence
-from tidegate.core.rollout.counting import NONE, Counting
+from tidegate.core.rollout.counting import NONE, Counting, compact
 from tidegate.core.rollout.counts import Sample
-from tidegate.core.rollout.guardrails import bounds, guardrails, settings, short, span, statuses, turning, verdict
+from tidegate.core.rollout.guardrails import (
+    bounds,
+    bounds_read,
+    settings,
+    short,
+    span,
+    statuses,
+    turning,
+    verdict,
+    wants_rewards,
+    wrong_split,
+)
 from tidegate.core.rollout.judge import Judge, Report, time_to_verdict
 
 FOUND = ("state", "rate", "doubt", "cold_starts", "forecast", "guardrails", "verdict")
@@ -37,13 +48,8 @@ class State:
 
     def dump(self) -> str:
         """As JSON."""
-        whole = self.counting.dump() | {
-            "judge": self.judge,
-            "cold": self.cold,
-            "bounds": self.bounds,
-            "line": self.line,
-        }
-        return json.dumps({key: value for key, value in whole.items() if value}, separators=(",", ":"))
+        own = {"judge": self.judge, "cold": self.cold, "bounds": self.bounds, "line": self.line}
+        return compact(self.counting.dump() | own)
 
     @classmethod
     def load(cls, text: str) -> State:
@@ -53,7 +59,7 @@ class State:
             counting=Counting.load(raw),
             judge=raw.get("judge"),
             cold=raw.get("cold", False),
-            bounds={name: (bool(within), since) for name, (within, since) in raw.get("bounds", {}).items()},
+            bounds=bounds_read(raw.get("bounds", {})),
             line=raw.get("line", ""),
         )
 
@@ -71,10 +77,10 @@ def observe(
     state = State.load(rollout.state)
     if sample is None or not sample.answers(versions, rewards=wants_rewards(spec)):
         return rollout
-    if not _news(rollout, state, spec, sample, cold):
+    doubt = state.counting.doubt(sample, rewards=wants_rewards(spec))
+    if not _news(rollout, state, spec, sample, doubt, cold):
         return rollout
     judge = Judge(settings(spec), state.judge)
-    doubt = state.counting.doubt(sample, rewards=wants_rewards(spec))
     window = state.counting.take(sample, versions, doubt)
     compared = baseline_weight(rollout.weight) if rollout.baseline else 100 - rollout.weight
     if rollout.weight and compared and (window.requests or window.rewards):
@@ -89,6 +95,8 @@ def observe(
     cold_starts = rollout.cold_starts + int(bool(rollout.weight) and cold and not state.cold)
     state.cold = cold
     report = judge.report()
+    if report.mismatch:
+        doubt = doubt or wrong_split(f"{rollout.weight}% for the candidate")
     rate = state.counting.rate
     rates = None if rate is None else (rate * rollout.weight / 100, rate * compared / 100)
     found = statuses(spec, report, state.bounds, sample, rates)
@@ -96,18 +104,13 @@ def observe(
         update={
             "state": state.dump(),
             "rate": short(state.counting.rate),
-            "doubt": (doubt or _mismatch(report, rollout))[:1024],
+            "doubt": doubt[:1024],
             "cold_starts": cold_starts,
             "forecast": rollout.forecast if rollout.weight else _forecast(spec, judge, state.counting.rate),
             "guardrails": found,
             "verdict": verdict(found),
         }
     )
-
-
-def wants_rewards(spec: RolloutSpec) -> bool:
-    """Whether rewards have to be read."""
-    return any(g.reward for g in guardrails(spec))
 
 
 def baseline_weight(weight: int) -> int:
@@ -133,11 +136,11 @@ def restart(rollout: RolloutStatus, spec: RolloutSpec) -> RolloutStatus:
     return rollout.model_copy(update={"state": state.dump()})
 
 
-def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sample, cold: bool) -> bool:
+def _news(rollout: RolloutStatus, state: State, spec: RolloutSpec, sample: Sample, doubt: str, cold: bool) -> bool:
     """Whether a sample is worth writing down."""
     return state.counting.news(
         sample,
-        said=state.counting.doubt(sample, rewards=wants_rewards(spec)),
+        said=doubt,
         waiting=not rollout.weight,
         paused=spec.paused,
         changed=cold != state.cold or turning(spec, state.bounds, sample, state.counting.t),
@@ -175,15 +178,6 @@ def _forecast(spec: RolloutSpec, judge: Judge, rate: float | None) -> str:
     if healthy and healthy > seconds(spec.deadline):
         told.append("longer than rollout.deadline: a larger maxIncrease, or more traffic, would help")
     return "; ".join(part for part in told if part)
-
-
-def _mismatch(report: Report, rollout: RolloutStatus) -> str:
-    if not report.mismatch:
-        return ""
-    return (
-        f"the requests are not split as asked ({rollout.weight}% for the candidate): clients that stay with a version, "
-        "calls to a version's own URL, or a gateway that does not follow the Route"
-    )
 
 
 def evidence(rollout: RolloutStatus, spec: RolloutSpec, now: float) -> Evidence:

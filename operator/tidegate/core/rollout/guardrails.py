@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tidegate.api.base import seconds
 from tidegate.api.evidence import Guardrail, GuardrailStatus, Measured, Query, Verdict, fraction
@@ -17,6 +18,11 @@ DEFAULT = (Guardrail.model_validate({"name": "errors", "errors": {}}),)
 def guardrails(spec: RolloutSpec) -> Sequence[Guardrail]:
     """The guardrails that hold: those of the spec, or the usual one."""
     return spec.guardrails or DEFAULT
+
+
+def wants_rewards(spec: RolloutSpec) -> bool:
+    """Whether a guardrail is about rewards, which then have to be read."""
+    return any(g.reward for g in guardrails(spec))
 
 
 def settings(spec: RolloutSpec) -> Settings:
@@ -56,6 +62,11 @@ def bounds(spec: RolloutSpec, sample: Sample, before: Bounds) -> dict[str, tuple
         known = before.get(g.name)
         after[g.name] = known if known and known[0] == within else (within, sample.t)
     return after
+
+
+def bounds_read(raw: Mapping[str, Any]) -> dict[str, tuple[bool, float]]:
+    """What `bounds` said, from JSON."""
+    return {name: (bool(within), since) for name, (within, since) in raw.items()}
 
 
 def turning(spec: RolloutSpec, since: Bounds, sample: Sample, before: float) -> bool:
@@ -166,6 +177,14 @@ def degraded(found: Sequence[GuardrailStatus]) -> str:
                 f"stable {g.stable.bad} of {g.stable.count} ({sure})"
             )
     return "; ".join(told)
+
+
+def wrong_split(which: str) -> str:
+    """What is told where the split check found a mismatch."""
+    return (
+        f"the requests are not split as asked ({which}): clients that stay with a version, calls to a version's own "
+        "URL, or a gateway that does not follow the Route"
+    )
 
 
 def span(seconds_left: float) -> str:
